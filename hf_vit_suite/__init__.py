@@ -1,0 +1,33 @@
+"""Vision transformers the Hugging Face way.
+
+Importing the package makes transformers' Auto classes open its models; torch is imported when a name is used.
+"""
+
+import importlib
+
+from .registration import register_families
+from .version import __version__
+
+_EXPORTS = {
+    "SuiteViTBackbone": "models.modeling_vit",
+    "SuiteViTConfig": "models.configuration_vit",
+    "SuiteViTForImageClassification": "models.modeling_vit",
+    "SuiteViTModel": "models.modeling_vit",
+    "list_presets": "models.presets",
+    "preset_config": "models.presets",
+}
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_EXPORTS]
+
+
+register_families()
+
+__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 (built from the table above)

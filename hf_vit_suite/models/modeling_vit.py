@@ -1,0 +1,297 @@
+"""The plain vision transformer: ViT, DeiT, and the DINO and DINOv2 backbones.
+
+Shape flow (B batch, C channels, H W image, p patch side, N = prefix + H/p * W/p tokens, D width, K labels):
+    pixels        [B, C, H, W]
+    patches       [B, H/p * W/p, C * p * p] -> projected [B, H/p * W/p, D]
+    tokens        class, distillation, registers in front, positions added      [B, N, D]
+    encoder       num_hidden_layers pre-norm blocks                             [B, N, D]
+    norm, pool    class token or mean of the patches                            [B, D]
+    classifier    [B, K]; with a distillation token a second one, and the mean of both
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_vit import SuiteViTConfig
+from .embedding import Embeddings, sincos_position_table
+from .transformer import Encoder, LayerScale
+
+# A classifier's folder opens as a feature extractor too, without a warning about its heads.
+HEAD_KEYS = [r"^(distillation_)?classifier\."]
+
+
+@dataclass
+class SuiteViTImageClassifierOutput(ImageClassifierOutput):
+    """`ImageClassifierOutput` with the two heads of DeiT apart.
+
+    Args:
+        logits: `[batch, labels]`; with a distillation token the mean of both heads.
+        class_logits: The class token's head; `None` without distillation token.
+        distillation_logits: The distillation token's head; `None` without distillation token.
+    """
+
+    class_logits: Tensor | None = None
+    distillation_logits: Tensor | None = None
+
+
+class SuiteViTPreTrainedModel(PreTrainedModel):
+    """Initialisation, saving and capabilities shared by the ViT classes."""
+
+    config_class = SuiteViTConfig
+    base_model_prefix = "vit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Embeddings", "Block"]  # noqa: RUF012 (transformers declares it as a plain list)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, LayerScale):
+            init.constant_(module.gamma, self.config.layer_scale_init_value)
+        elif isinstance(module, Embeddings):
+            self._init_embeddings(module, std)
+
+    def _init_embeddings(self, embeddings: Embeddings, std: float) -> None:
+        for token in (embeddings.cls_token, embeddings.distillation_token, embeddings.register_tokens):
+            if token is not None:
+                init.trunc_normal_(token, std=std)
+        if embeddings.mask_token is not None:
+            init.zeros_(embeddings.mask_token)
+        if self.config.position_embedding_type == "learned":
+            init.trunc_normal_(embeddings.position_embeddings, std=std)
+        else:
+            table = sincos_position_table(*embeddings.grid, self.config.hidden_size)
+            prefix = torch.zeros(1, embeddings.num_positioned_prefix_tokens, self.config.hidden_size)
+            init.copy_(embeddings.position_embeddings, torch.cat((prefix, table), dim=1))
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """Saves weights, config and code, so that every Auto class of the family opens the folder anywhere."""
+        self.config.auto_map = {**AUTO_MAP, **(getattr(self.config, "auto_map", None) or {})}
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class SuiteViTModel(SuiteViTPreTrainedModel):
+    """The encoder: images to tokens and one pooled vector."""
+
+    _keys_to_ignore_on_load_unexpected = HEAD_KEYS
+
+    def __init__(self, config: SuiteViTConfig):
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch projection."""
+        return self.embeddings.patch_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+        bool_masked_pos: Tensor | None = None,
+        num_output_tokens: int | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encodes images.
+
+        Args:
+            pixel_values: `[batch, channels, height, width]`, normalised; any size whose sides are multiples of the
+                patch size, as positions are resized to it.
+            output_attentions: Whether to return attention weights, under any attention backend; default the config's.
+            output_hidden_states: Whether to return every layer's tokens; default the config's.
+            attention_layers: Layers whose weights are returned, e.g. `[-1]`; default all. The others stay on the fast
+                path.
+            bool_masked_pos: `[batch, patches]`, True where the mask token replaces the patch.
+            num_output_tokens: Only the first so many tokens of the result are wanted (the class token is the first):
+                the last layer skips the others. Default all; only for `pooling="cls"`.
+
+        Returns:
+            `last_hidden_state` `[batch, tokens, hidden]`, normalised for `pooling="cls"` and plain for `"mean"`, where
+            the norm acts on the mean; `pooler_output` `[batch, hidden]`; `hidden_states` and `attentions` where asked
+            for. With `return_dict=False` a tuple of these.
+
+        Raises:
+            ValueError: If channels or sides don't suit the model, or a layer doesn't exist.
+        """
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        encoded = self.encoder(
+            self.embeddings(pixel_values, bool_masked_pos),
+            output_attentions,
+            output_hidden_states,
+            attention_layers,
+            num_output_tokens if self.config.pooling == "cls" else None,
+        )
+        tokens, pooled = self.pool(encoded.last_hidden_state)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=pooled,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The last block's `[batch, tokens, hidden]` -> tokens to return and the pooled `[batch, hidden]`."""
+        if self.config.pooling == "mean":
+            return tokens, self.norm(tokens[:, self.config.num_prefix_tokens :].mean(dim=1))
+        tokens = self.norm(tokens)
+        return tokens, tokens[:, 0]
+
+
+class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
+    """The encoder with a linear head; with a distillation token two heads, whose mean is the prediction."""
+
+    def __init__(self, config: SuiteViTConfig):
+        super().__init__(config)
+        self.vit = SuiteViTModel(config)
+        self.classifier = self.make_head(config)
+        self.distillation_classifier = self.make_head(config) if config.use_distillation_token else None
+        self.post_init()
+
+    @staticmethod
+    def make_head(config: SuiteViTConfig) -> nn.Module:
+        """A linear layer to the labels; with none, the features themselves."""
+        return nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+    ) -> SuiteViTImageClassifierOutput:
+        """Classifies images.
+
+        Args:
+            pixel_values: `[batch, channels, height, width]`, as in `SuiteViTModel`.
+            labels: `[batch]` class numbers, or `[batch, labels]` probabilities as mixup gives; with
+                `config.problem_type` "regression" or "multi_label_classification" float targets `[batch, labels]`.
+            output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states` and `attention_layers`.
+
+        Returns:
+            `loss` (mean over the batch) where labels are given, `logits` `[batch, labels]`, and the heads' own logits
+            where there are two.
+        """
+        outputs = self.vit(
+            pixel_values,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            attention_layers=attention_layers,
+            num_output_tokens=1 + int(self.config.use_distillation_token),
+            return_dict=True,
+        )
+        class_logits = distillation_logits = None
+        logits = self.classifier(outputs.pooler_output)
+        if self.distillation_classifier is not None:
+            class_logits = logits
+            distillation_logits = self.distillation_classifier(outputs.last_hidden_state[:, 1])
+            logits = (class_logits + distillation_logits) / 2
+        return SuiteViTImageClassifierOutput(
+            loss=self.compute_loss(logits, labels) if labels is not None else None,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            class_logits=class_logits,
+            distillation_logits=distillation_logits,
+        )
+
+    def compute_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy with class numbers or probabilities, or what `config.problem_type` names; a scalar."""
+        if self.config.problem_type == "regression":
+            return F.mse_loss(logits, labels.view_as(logits).to(logits.dtype))
+        if self.config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return F.cross_entropy(logits, labels)
+
+
+class SuiteViTBackbone(BackboneMixin, SuiteViTPreTrainedModel):
+    """Feature maps for dense prediction, through `AutoBackbone`; stages are chosen by `config.out_features`."""
+
+    _keys_to_ignore_on_load_unexpected = HEAD_KEYS
+
+    def __init__(self, config: SuiteViTConfig):
+        super().__init__(config)
+        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
+        self.vit = SuiteViTModel(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+    ) -> BackboneOutput:
+        """Computes feature maps.
+
+        Args:
+            pixel_values: `[batch, channels, height, width]`, as in `SuiteViTModel`.
+            output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states` and `attention_layers`.
+
+        Returns:
+            `feature_maps`, one `[batch, hidden, height / patch, width / patch]` for each of `out_features`, normalised.
+        """
+        outputs = self.vit(
+            pixel_values,
+            output_attentions=output_attentions,
+            output_hidden_states=True,
+            attention_layers=attention_layers,
+            return_dict=True,
+        )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        grid = self.vit.embeddings.patch_embeddings.grid(pixel_values)
+        patches = [
+            self.vit.norm(tokens)[:, self.config.num_prefix_tokens :]
+            for stage, tokens in zip(self.stage_names, outputs.hidden_states, strict=True)
+            if stage in self.out_features
+        ]
+        return BackboneOutput(
+            feature_maps=tuple(tokens.transpose(1, 2).unflatten(2, grid) for tokens in patches),  # (B, D, h, w)
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            attentions=outputs.attentions,
+        )
+
+
+AUTO_CLASSES = {
+    "AutoModel": SuiteViTModel,
+    "AutoModelForImageClassification": SuiteViTForImageClassification,
+    "AutoBackbone": SuiteViTBackbone,
+}
+# What a saved config says of where the code is: transformers itself would name only the class that was saved.
+AUTO_MAP = {auto: f"modeling_vit.{model.__name__}" for auto, model in AUTO_CLASSES.items()}
+for auto, model in AUTO_CLASSES.items():
+    model.register_for_auto_class(auto)
+
+__all__ = ["SuiteViTBackbone", "SuiteViTForImageClassification", "SuiteViTModel", "SuiteViTPreTrainedModel"]

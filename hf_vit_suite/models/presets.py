@@ -1,0 +1,112 @@
+"""The table of named architectures: the only place that knows sizes."""
+
+from transformers.configuration_utils import PreTrainedConfig
+
+from .configuration_vit import SuiteViTConfig
+
+# (hidden_size, num_hidden_layers, num_attention_heads), each by its paper: ViT table 1, DeiT table 1, DINOv2 table 17.
+SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+    "giant": (1536, 40, 24),
+}
+# The sizes, patches and image sizes that ViT (2010.11929) and AugReg (2106.10270) published, as timm names them.
+VIT_VARIANTS = (
+    ("tiny", 16, (224, 384)),
+    ("small", 8, (224,)),
+    ("small", 16, (224, 384)),
+    ("small", 32, (224, 384)),
+    ("base", 8, (224,)),
+    ("base", 16, (224, 384)),
+    ("base", 32, (224, 384)),
+    ("large", 14, (224,)),
+    ("large", 16, (224, 384)),
+    ("large", 32, (224, 384)),
+    ("huge", 14, (224,)),
+)
+# DeiT (2012.12877, table 5).
+DEIT_VARIANTS = (("tiny", 224), ("small", 224), ("base", 224), ("base", 384))
+
+
+def trunk_fields(size: str) -> dict:
+    """Width, depth, heads and MLP width of a named size."""
+    hidden, layers, heads = SIZES[size]
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+    }
+
+
+def vit_presets() -> dict[str, dict]:
+    """ViT and DeiT classifiers with 1,000 labels."""
+    presets = {}
+    for size, patch, images in VIT_VARIANTS:
+        for image in images:
+            fields = {**trunk_fields(size), "patch_size": patch, "image_size": image, "num_labels": 1000}
+            presets[f"vit_{size}_patch{patch}_{image}"] = fields
+    for size, image in DEIT_VARIANTS:
+        fields = {**trunk_fields(size), "image_size": image, "num_labels": 1000}
+        presets[f"deit_{size}_patch16_{image}"] = fields
+        presets[f"deit_{size}_distilled_patch16_{image}"] = {**fields, "use_distillation_token": True}
+    return presets
+
+
+def dinov2_presets() -> dict[str, dict]:
+    """DINOv2 backbones (2304.07193) and those with registers (2309.16588), without a head."""
+    presets = {}
+    for letter, size in (("s", "small"), ("b", "base"), ("l", "large"), ("g", "giant")):
+        fields = {
+            **trunk_fields(size),
+            "patch_size": 14,
+            "image_size": 518,
+            "layer_scale_init_value": 1.0,
+            "use_mask_token": True,
+            "num_labels": 0,
+        }
+        if size == "giant":
+            # SwiGLU keeps two thirds of the MLP's width, so that the parameter count stays.
+            fields |= {"mlp_type": "swiglu", "intermediate_size": 4096}
+        presets[f"dinov2_vit{letter}14"] = {**fields, "position_interpolation_offset": 0.1}
+        presets[f"dinov2_vit{letter}14_reg"] = {
+            **fields,
+            "num_register_tokens": 4,
+            "position_interpolation_antialias": True,
+        }
+    return presets
+
+
+PRESETS: dict[str, tuple[type[PreTrainedConfig], dict]] = {
+    name: (SuiteViTConfig, fields) for name, fields in {**vit_presets(), **dinov2_presets()}.items()
+}
+
+
+def list_presets() -> list[str]:
+    """Names of all architectures, in the table's order."""
+    return list(PRESETS)
+
+
+def preset_config(name: str, **overrides) -> PreTrainedConfig:
+    """The configuration of a named architecture.
+
+    Args:
+        name: One of `list_presets()`.
+        **overrides: Config fields to set otherwise, e.g. `num_labels=10, drop_path_rate=0.1`.
+
+    Raises:
+        ValueError: If there is no such preset, or no such field.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset is named {name!r}: `hf-vit-suite models` lists them, e.g. vit_small_patch16_224")
+    config_class, fields = PRESETS[name]
+    known = {*config_class.__dataclass_fields__, "num_labels", "out_features", "out_indices"}
+    if unknown := sorted(set(overrides) - known):
+        raise ValueError(f"{config_class.__name__} has no field {', '.join(unknown)}")
+    return config_class(**{**fields, **overrides})
+
+
+__all__ = ["list_presets", "preset_config"]

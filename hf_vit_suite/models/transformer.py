@@ -1,0 +1,242 @@
+"""The one trunk of every plain family: ViT, DeiT, DINO and DINOv2 here, MAE and CLIP to follow.
+
+Leaf to whole: attention, MLPs, LayerScale, DropPath, Block, Encoder. Each takes the config's fields alone, so that
+any config with transformers' names builds it.
+
+Shape letters: B batch, N tokens, D width, d = D / heads.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention that keeps its weights, with the signature of transformers' attention interface.
+
+    Args:
+        module: The calling layer; its `training` flag decides on dropout.
+        query: `[batch, heads, queries, d]`; `key` and `value` are `[batch, heads, tokens, d]`.
+        attention_mask: Added to the scores, broadcast to `[batch, heads, queries, tokens]`; `None` is no mask.
+        scaling: Factor of the scores, usually d^-0.5.
+        dropout: Dropout of the weights.
+
+    Returns:
+        Values `[batch, queries, heads, d]` and weights `[batch, heads, queries, tokens]`.
+    """
+    scores = (query * scaling) @ key.transpose(2, 3)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one matrix product for queries, keys and values."""
+
+    is_causal = False  # read by transformers' attention functions
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: Tensor, output_attentions: bool = False, num_queries: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attends.
+
+        Args:
+            hidden_states: `[batch, tokens, hidden]`.
+            output_attentions: Whether this call also returns weights; it then computes eagerly, whatever the backend.
+            num_queries: Only the first so many tokens ask (all are attended to); default all.
+
+        Returns:
+            `[batch, queries, hidden]`, and weights `[batch, heads, queries, tokens]` where asked for.
+        """
+        batch, tokens, hidden = hidden_states.shape
+        qkv = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, hidden // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, N, 3, heads, d) -> 3 x (B, heads, N, d)
+        attend = eager_attention
+        if not output_attentions:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        attended, weights = attend(
+            self,
+            query[:, :, :num_queries],
+            key,
+            value,
+            None,
+            scaling=self.scaling,
+            dropout=self.attention_dropout if self.training else 0.0,
+        )
+        attended = attended.flatten(2)  # (B, N, heads, d) -> (B, N, D)
+        return self.proj(attended), weights if output_attentions else None
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between: `[batch, tokens, hidden]` to the same."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP (Shazeer 2020, arXiv 2002.05202, eq. 6): down(silu(gate) * up), gate and up in one product."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        gate, up = self.gate_up(hidden_states).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (Touvron et al. 2021, arXiv 2103.17239, eq. 4)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states * self.gamma
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole samples in training and scales the kept ones by 1 / (1 - rate).
+
+    Source: Huang et al. 2016, arXiv 1603.09382, eq. 2.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if self.rate == 0 or not self.training:
+            return hidden_states
+        keep = hidden_states.new_empty(len(hidden_states), 1, 1).bernoulli_(1 - self.rate)
+        return hidden_states * keep.div_(1 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3g}"
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config, drop_path_rate: float = 0.0):
+        super().__init__()
+        has_scale = config.layer_scale_init_value is not None
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = Attention(config)
+        self.scale1 = LayerScale(config) if has_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = SwiGLU(config) if config.mlp_type == "swiglu" else MLP(config)
+        self.scale2 = LayerScale(config) if has_scale else nn.Identity()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(
+        self, hidden_states: Tensor, output_attentions: bool = False, num_queries: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`[batch, tokens, hidden]` -> the first `num_queries` tokens (default all), and weights where asked for."""
+        attended, weights = self.attention(self.norm1(hidden_states), output_attentions, num_queries)
+        hidden_states = hidden_states[:, :num_queries] + self.drop_path(self.scale1(self.dropout(attended)))
+        transformed = self.mlp(self.norm2(hidden_states))
+        return hidden_states + self.drop_path(self.scale2(self.dropout(transformed))), weights
+
+
+class Encoder(nn.Module):
+    """A stack of blocks; DropPath grows linearly with depth."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.gradient_checkpointing = False  # switched by PreTrainedModel.gradient_checkpointing_enable
+        depth = config.num_hidden_layers
+        rates = [config.drop_path_rate * layer / max(depth - 1, 1) for layer in range(depth)]
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        attention_layers: Sequence[int] | None = None,
+        num_output_tokens: int | None = None,
+    ) -> BaseModelOutput:
+        """Runs every block.
+
+        Args:
+            hidden_states: `[batch, tokens, hidden]`.
+            output_attentions: Whether to return weights of `attention_layers`.
+            output_hidden_states: Whether to return the input and each block's output.
+            attention_layers: Layers whose weights are returned, negative ones from the end; default all.
+            num_output_tokens: Only the first so many tokens are wanted of the last block, which then computes no
+                other. Ignored where hidden states or the last layer's attention are asked for.
+
+        Returns:
+            `last_hidden_state` `[batch, tokens, hidden]` without final norm, `hidden_states` (depth + 1 of them),
+            `attentions`, one `[batch, heads, tokens, tokens]` for each of `attention_layers` in ascending order.
+        """
+        depth = len(self.blocks)
+        wanted = self.resolve_layers(attention_layers) if output_attentions else set()
+        if output_hidden_states or depth - 1 in wanted:
+            num_output_tokens = None
+        collected, attentions = [hidden_states], []
+        for layer, block in enumerate(self.blocks):
+            num_queries = num_output_tokens if layer == depth - 1 else None
+            if self.gradient_checkpointing and self.training:
+                run, arguments = self._gradient_checkpointing_func, (block.__call__,)
+            else:
+                run, arguments = block, ()
+            hidden_states, weights = run(*arguments, hidden_states, layer in wanted, num_queries)
+            if weights is not None:
+                attentions.append(weights)
+            if output_hidden_states:
+                collected.append(hidden_states)
+        return BaseModelOutput(
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(collected) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+    def resolve_layers(self, layers: Sequence[int] | None) -> set[int]:
+        """Layer numbers from 0, negative ones counted from the end; `None` is all.
+
+        Raises:
+            ValueError: If a layer does not exist.
+        """
+        depth = len(self.blocks)
+        if layers is None:
+            return set(range(depth))
+        if unknown := [layer for layer in layers if not -depth <= layer < depth]:
+            raise ValueError(f"attention_layers must be from {-depth} to {depth - 1}, got {unknown}")
+        return {layer % depth for layer in layers}
