@@ -30,4 +30,4 @@ def __dir__() -> list[str]:
 
 register_families()
 
-__all__ = ["__version__", *_EXPORTS]  # noqa: PLE0604 (built from the table above)
+__all__ = ["__version__", *_EXPORTS]

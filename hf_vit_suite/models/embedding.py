@@ -137,7 +137,7 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Positions of the class and distillation token `[1, 1 or 2, hidden]` and of a patch grid `[1, h*w, hidden]`."""
+        """Positions of class and distillation token `[1, 1 or 2, hidden]`, and of a patch grid `[1, h*w, hidden]`."""
         prefix, patches = self.position_embeddings.tensor_split([self.num_positioned_prefix_tokens], dim=1)
         return prefix, resize_position_table(patches, self.grid, grid, self.antialias, self.offset)
 

@@ -260,7 +260,7 @@ class SuiteViTBackbone(BackboneMixin, SuiteViTPreTrainedModel):
             output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states` and `attention_layers`.
 
         Returns:
-            `feature_maps`, one `[batch, hidden, height / patch, width / patch]` for each of `out_features`, normalised.
+            `feature_maps`, normalised, one `[batch, hidden, rows, columns]` for each of `out_features`.
         """
         outputs = self.vit(
             pixel_values,

@@ -1,0 +1,126 @@
+"""The command `hf-vit-suite`: one subcommand a job, each importing what it needs when it runs."""
+
+import argparse
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .version import __version__
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def run_models(arguments: argparse.Namespace) -> int:
+    """Prints the table of architectures."""
+    from .tables import preset_rows, print_presets
+
+    rows = preset_rows(arguments.match)
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_presets(rows)
+    return 0
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    """Classifies images."""
+    from .prediction import predict
+    from .tables import print_predictions
+
+    predictions, unreadable = predict(arguments.model, arguments.images, arguments.top_k)
+    if arguments.json:
+        print(json.dumps(predictions, indent=2))
+    else:
+        print_predictions(predictions)
+    for problem in unreadable:
+        print(f"error: {problem}", file=sys.stderr)
+    return EXIT_FAILED if unreadable else 0
+
+
+def run_explain(arguments: argparse.Namespace) -> int:
+    """Draws the last layer's attention on a picture."""
+    from .prediction import explain
+
+    explain(arguments.model, arguments.image, arguments.out)
+    print(f"wrote {arguments.out}")
+    return 0
+
+
+def run_finetune(arguments: argparse.Namespace) -> int:
+    """Fine-tunes a classifier."""
+    from .training.command import parse
+    from .training.finetune import finetune
+
+    report = finetune(*parse(arguments.rest))
+    print(f"test accuracy {report['metrics']['test']['accuracy']:.4f} on {report['images']['test']} images")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every subcommand."""
+    parser = argparse.ArgumentParser(prog="hf-vit-suite", description="Vision transformers the Hugging Face way.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], help_text: str, **options) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help_text, description=run.__doc__, **options)
+        command.set_defaults(run=run)
+        return command
+
+    finetune = add("finetune", run_finetune, "fine-tune an image classifier; --help lists its options", add_help=False)
+    finetune.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+    predict = add("predict", run_predict, "classify images")
+    predict.add_argument("model", help="folder or Hub name of a classifier")
+    predict.add_argument("images", nargs="+", metavar="image", help="image files")
+    predict.add_argument("--top_k", type=positive, default=5, help="labels shown an image (default 5)")
+    predict.add_argument("--json", action="store_true", help="print JSON in place of a table")
+
+    explain = add("explain", run_explain, "draw what the last layer attends to")
+    explain.add_argument("model", help="folder or Hub name of a model of the suite")
+    explain.add_argument("image", help="image file")
+    explain.add_argument("--out", required=True, type=Path, help="picture to write, e.g. attention.png")
+
+    models = add("models", run_models, "list the architectures")
+    models.add_argument("match", nargs="?", default="", help="only names that contain this")
+    models.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    return parser
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0, or 1 where it failed; argparse itself exits with 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    parser = build_parser()
+    parsed = parser.parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if parsed.debug:
+            traceback.print_exc()
+        else:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong as one line; names the kind of error where that is no mistake of the user's."""
+    text = " ".join(str(error).split()) or "no message"
+    if isinstance(error, ValueError | OSError):
+        return text
+    return f"{type(error).__name__}: {text} (run `hf-vit-suite --debug ...` for the traceback)"

@@ -1,0 +1,6 @@
+"""What a model looks at, as arrays and as pictures."""
+
+from .attention import class_token_attention
+from .figure import attention_figure
+
+__all__ = ["attention_figure", "class_token_attention"]

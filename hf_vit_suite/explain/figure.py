@@ -1,0 +1,61 @@
+"""Figures of attention maps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+INCHES_A_PANEL = 1.9
+# A mid grey reads on a light and on a dark page.
+TEXT_COLOUR = "#808080"
+
+
+def attention_figure(pixel_values: Tensor, maps: Tensor, image_processor, titles: Sequence[str]) -> Figure:
+    """One row an image: the image as the model sees it, the mean over heads, each head.
+
+    Args:
+        pixel_values: `[batch, channels, height, width]`, normalised.
+        maps: `[batch, heads, rows, columns]`, as `class_token_attention` gives; each panel has its own colour range.
+        image_processor: The processor whose normalisation is undone.
+        titles: A title for each image, such as its prediction.
+
+    Returns:
+        A matplotlib figure with a transparent background.
+    """
+    images = displayable(pixel_values, image_processor)
+    maps = maps.float()
+    overlays = F.interpolate(
+        torch.cat((maps.mean(dim=1, keepdim=True), maps), dim=1), size=pixel_values.shape[-2:], mode="bilinear"
+    )
+    columns = ["mean of heads"] + [f"head {head + 1}" for head in range(maps.shape[1])]
+    width, height = len(columns) + 1, len(images)
+    figure = Figure(figsize=(INCHES_A_PANEL * width, INCHES_A_PANEL * height + 0.3), layout="constrained")
+    axes = figure.subplots(height, width, squeeze=False)
+    for row, (image, image_overlays, title) in enumerate(zip(images, overlays, titles, strict=True)):
+        axes[row, 0].imshow(image)
+        axes[row, 0].set_title(title, fontsize=8, color=TEXT_COLOUR)
+        for axis, overlay in zip(axes[row, 1:], image_overlays, strict=True):
+            axis.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(overlay.numpy(force=True), cmap="viridis", alpha=0.75)
+    for axis, name in zip(axes[0, 1:], columns, strict=True):
+        axis.set_title(name, fontsize=8, color=TEXT_COLOUR)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.patch.set_alpha(0)
+    return figure
+
+
+def displayable(pixel_values: Tensor, image_processor) -> np.ndarray:
+    """Normalised `[batch, 3, height, width]` -> `[batch, height, width, 3]` from 0 to 1."""
+    mean, std = (pixel_values.new_tensor(values).view(-1, 1, 1) for values in mean_and_std(image_processor))
+    return (pixel_values * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy(force=True)
+
+
+def mean_and_std(image_processor) -> tuple[Sequence[float], Sequence[float]]:
+    """The statistics that a processor normalises with; 0 and 1 where it does not."""
+    if getattr(image_processor, "do_normalize", False):
+        return image_processor.image_mean, image_processor.image_std
+    return [0.0] * 3, [1.0] * 3

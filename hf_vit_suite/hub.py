@@ -1,0 +1,115 @@
+"""Model cards for the Hub."""
+
+from dataclasses import dataclass
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+CARD = """---
+{metadata}
+---
+
+# {name}
+
+{description}
+
+| split | images | {metric_names} |
+| --- | ---: | {metric_rules} |
+{metric_rows}
+
+{skipped}![Loss and accuracy by epoch](curves.png)
+
+![Confusion matrix of the test images](confusion_matrix.png)
+
+## Use
+
+```python
+from transformers import pipeline
+
+classifier = pipeline("image-classification", model="{name}", trust_remote_code=True)
+print(classifier("picture.jpg"))
+```
+
+The folder carries its model code; where `hf_vit_suite` is installed, `import hf_vit_suite` replaces
+`trust_remote_code=True`.
+
+## Training
+
+```
+{command}
+```
+
+{training}
+"""
+
+
+@dataclass(frozen=True)
+class ClassifierFacts:
+    """What a classifier's card tells; every figure is measured.
+
+    Args:
+        name: Name of the model, the folder's or the Hub's.
+        base: What it started from, e.g. a checkpoint's name; `None` is random weights.
+        architecture: Class and size in words.
+        dataset: Name of the data.
+        label_names: Labels in order.
+        images: Number of images by split.
+        metrics: Metrics by split, each a name to value from 0 to 1 (or a loss).
+        skipped: Number of unreadable images left out.
+        command: Command line that made it.
+        training: Sentences on the run: epochs, time, device.
+    """
+
+    name: str
+    base: str | None
+    architecture: str
+    dataset: str
+    label_names: list[str]
+    images: dict[str, int]
+    metrics: dict[str, dict[str, float]]
+    skipped: int
+    command: str
+    training: str
+
+
+def classifier_card(facts: ClassifierFacts) -> ModelCard:
+    """A model card with metadata that the Hub reads and a table of the measured figures."""
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "vision", "hf-vit-suite"],
+        base_model=facts.base,
+        datasets=None,
+        model_name=facts.name,
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=facts.dataset,
+                dataset_name=facts.dataset,
+                dataset_split="test",
+                metric_type=name,
+                metric_value=value,
+            )
+            for name, value in facts.metrics["test"].items()
+        ],
+    )
+    names = list(facts.metrics["test"])
+    rows = [
+        f"| {split} | {facts.images[split]} | " + " | ".join(f"{metrics[name]:.4f}" for name in names) + " |"
+        for split, metrics in facts.metrics.items()
+    ]
+    shown = ", ".join(facts.label_names[:20]) + (", ..." if len(facts.label_names) > 20 else "")
+    labels = f"{len(facts.label_names)} labels ({shown})"
+    started = f"fine-tuned from `{facts.base}`" if facts.base else "trained from random weights"
+    return ModelCard(
+        CARD.format(
+            metadata=metadata.to_yaml(),
+            name=facts.name,
+            description=f"{facts.architecture}, {started} on `{facts.dataset}`: {labels}.",
+            metric_names=" | ".join(names),
+            metric_rules=" | ".join("---:" for _ in names),
+            metric_rows="\n".join(rows),
+            skipped=f"{facts.skipped} unreadable images were left out.\n\n" if facts.skipped else "",
+            command=facts.command,
+            training=facts.training,
+        )
+    )

@@ -1,0 +1,78 @@
+"""Tables for the terminal."""
+
+from collections.abc import Sequence
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel, AutoModelForImageClassification, PretrainedConfig
+
+from .models.presets import list_presets, preset_config
+
+
+def preset_rows(match: str = "") -> list[dict]:
+    """Facts about each preset whose name contains `match`, measured on weightless models.
+
+    Returns:
+        For each: name, parameters (with the head where the preset has one), gflops (billions of multiply-adds of the
+        encoder for one image at `image_size`, as papers count them), image_size, patch_size, width, depth, heads.
+
+    Raises:
+        ValueError: If no name matches.
+    """
+    names = [name for name in list_presets() if match in name]
+    if not names:
+        raise ValueError(f"no preset's name contains {match!r}: `hf-vit-suite models` lists them all")
+    return [preset_row(name, preset_config(name)) for name in names]
+
+
+def preset_row(name: str, config: PretrainedConfig) -> dict:
+    """One architecture's facts."""
+    with torch.device("meta"):
+        auto_class = AutoModelForImageClassification if config.num_labels else AutoModel
+        model = auto_class.from_config(config).eval()
+        pixel_values = torch.empty(1, config.num_channels, *config.image_height_width)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.base_model(pixel_values)
+    return {
+        "name": name,
+        "parameters": model.num_parameters(),
+        "gflops": round(counter.get_total_flops() / 2e9, 2),
+        "image_size": config.image_height_width[0],
+        "patch_size": config.patch_size,
+        "width": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+    }
+
+
+def print_presets(rows: Sequence[dict]) -> None:
+    """The presets as a table."""
+    table = Table(box=SIMPLE)
+    table.add_column("name", no_wrap=True)
+    for column in ("M params", "GFLOPs", "image", "patch", "width", "depth", "heads"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['gflops']:.2f}",
+            *(str(row[name]) for name in ("image_size", "patch_size", "width", "depth", "heads")),
+        )
+    Console().print(table)
+    print("GFLOPs are billions of multiply-adds of the encoder for one image, as papers count them.")
+
+
+def print_predictions(predictions: Sequence[dict]) -> None:
+    """Predictions as a table, an image's labels below one another."""
+    table = Table("image", "label", box=SIMPLE)
+    table.add_column("probability", justify="right")
+    for prediction in predictions:
+        name = prediction["image"]
+        for entry in prediction["labels"]:
+            table.add_row(name, entry["label"], f"{entry['probability']:.4f}")
+            name = ""
+        table.add_section()
+    Console().print(table)

@@ -1,0 +1,83 @@
+"""Distillation from any image classifier through the distillation token, as in DeiT."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+
+def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, kind: str, temperature: float) -> Tensor:
+    """The teacher's part of the loss.
+
+    Hard: cross-entropy with the teacher's decision (DeiT, arXiv 2012.12877, eq. 3). Soft: temperature^2 times the
+    Kullback-Leibler divergence of the softened distributions (eq. 2), averaged over batch and labels, as the
+    authors' code does.
+
+    Args:
+        student_logits: `[batch, labels]`, of the distillation token.
+        teacher_logits: `[batch, labels]`.
+        kind: "hard" or "soft".
+        temperature: Divides both logits in the soft form.
+
+    Returns:
+        A scalar.
+    """
+    if kind == "hard":
+        return F.cross_entropy(student_logits, teacher_logits.argmax(dim=-1))
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="sum", log_target=True) * temperature**2 / student.numel()
+
+
+class Teacher(nn.Module):
+    """A frozen classifier that sees the student's augmented batch in its own size and normalisation.
+
+    Args:
+        name: Folder or Hub name that `AutoModelForImageClassification` and `AutoImageProcessor` open.
+        label_names: The student's labels in order; the teacher's must be the same set.
+        student_processor: Image processor whose normalisation the batch has.
+
+    Raises:
+        ValueError: If the teacher's labels are others.
+    """
+
+    def __init__(self, name: str, label_names: list[str], student_processor):
+        super().__init__()
+        config = AutoConfig.from_pretrained(name)
+        if sorted(config.id2label.values()) != sorted(label_names):
+            raise ValueError(
+                f"the teacher {name} knows other labels than the data: it has {len(config.id2label)} "
+                f"({', '.join(list(config.id2label.values())[:3])}, ...), the data {len(label_names)} "
+                f"({', '.join(label_names[:3])}, ...): fine-tune the teacher on this data first"
+            )
+        index = {label: number for number, label in config.id2label.items()}
+        processor = AutoImageProcessor.from_pretrained(name)
+        self.model = AutoModelForImageClassification.from_pretrained(name).eval().requires_grad_(False)
+        self.size = input_size(processor)
+        self.register_buffer("order", torch.tensor([index[label] for label in label_names]), persistent=False)
+        scale, shift = renormalisation(student_processor, processor)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """`[batch, channels, height, width]`, normalised for the student -> logits in the student's label order."""
+        pixel_values = pixel_values * self.scale + self.shift
+        if pixel_values.shape[-2:] != self.size:
+            pixel_values = F.interpolate(pixel_values, size=self.size, mode="bicubic", antialias=True)
+        return self.model(pixel_values).logits[:, self.order]
+
+
+def input_size(processor) -> tuple[int, int]:
+    """(height, width) in pixels of what an image processor yields."""
+    size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
+    if size.get("shortest_edge"):
+        return size["shortest_edge"], size["shortest_edge"]
+    return size["height"], size["width"]
+
+
+def renormalisation(source, target) -> tuple[Tensor, Tensor]:
+    """Scale and shift `[channels, 1, 1]` that turn the source processor's normalised pixels into the target's."""
+    statistics = (source.image_mean, source.image_std, target.image_mean, target.image_std)
+    source_mean, source_std, target_mean, target_std = (torch.tensor(values).view(-1, 1, 1) for values in statistics)
+    return source_std / target_std, (source_mean - target_mean) / target_std

@@ -1,0 +1,100 @@
+"""A moving average of the weights during training, which the finished model keeps."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..files import staged_file
+
+EMA_FILE = "ema.safetensors"
+
+
+class WeightAverage(TrainerCallback):
+    """Exponential moving average of the trained weights (Polyak and Juditsky 1992), as ViT recipes use it.
+
+    After each step average = decay * average + (1 - decay) * weights, with the decay held to at most
+    (1 + step) / (10 + step), so that the first steps don't linger. Checkpoints keep the average beside the weights;
+    evaluation runs with the average, and the weights end as the average, of the best checkpoint where one is loaded.
+
+    Args:
+        decay: Above 0, below 1; 0.9999 for long runs.
+        resume_from: Checkpoint folder whose average is taken up; `None` starts from the model's weights.
+
+    Raises:
+        ValueError: If the decay is out of range, or the checkpoint to resume from has no average.
+    """
+
+    def __init__(self, decay: float, resume_from: str | None = None):
+        if not 0 < decay < 1:
+            raise ValueError(f"ema_decay must be above 0 and below 1, got {decay}")
+        self.decay = decay
+        self.resume_from = resume_from
+        self.average: dict[str, Tensor] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+    ) -> None:
+        if self.resume_from is not None:
+            self.load(self.resume_from, args.device)
+        else:
+            self.average = {name: weight.detach().clone() for name, weight in trained(model)}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+    ) -> None:
+        decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
+        weights = [weight.detach() for _, weight in trained(model)]
+        with torch.no_grad():
+            get_ema_multi_avg_fn(decay)(list(self.average.values()), weights, None)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if args.should_save:
+            with staged_file(Path(args.output_dir, f"checkpoint-{state.global_step}", EMA_FILE)) as path:
+                save_file(self.average, path)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+    ) -> None:
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.load(state.best_model_checkpoint, args.device)
+        self.exchange(model)
+        self.average = {}
+
+    def load(self, checkpoint: str, device: torch.device) -> None:
+        """Takes up the average of a checkpoint folder."""
+        path = os.path.join(checkpoint, EMA_FILE)
+        if not os.path.isfile(path):
+            raise ValueError(f"{checkpoint} has no {EMA_FILE}: saved without --ema_decay, it resumes without it too")
+        self.average = load_file(path, device=str(device))
+
+    def exchange(self, model: nn.Module) -> None:
+        """Swaps the model's weights and the average in place."""
+        with torch.no_grad():
+            for name, weight in trained(model):
+                kept = weight.detach().clone()
+                weight.copy_(self.average[name])
+                self.average[name] = kept
+
+    @contextmanager
+    def in_use(self, model: nn.Module) -> Iterator[None]:
+        """Within the block the model has the averaged weights, where there are any yet."""
+        if not self.average:
+            yield
+            return
+        self.exchange(model)
+        try:
+            yield
+        finally:
+            self.exchange(model)
+
+
+def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that training changes."""
+    return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)

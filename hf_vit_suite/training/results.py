@@ -1,0 +1,116 @@
+"""What a finished run leaves behind: the model folder with its figures and card, and the proof that it opens."""
+
+import json
+import logging
+import shlex
+import sys
+from itertools import islice
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from transformers import AutoModelForImageClassification
+from transformers.trainer_utils import PredictionOutput
+
+from ..data import ImageTransform, LabelledImages, apply_transform, evaluation_transform
+from ..explain import attention_figure, class_token_attention
+from ..files import staged_folder
+from ..hub import ClassifierFacts, classifier_card
+from .arguments import DataArguments, ModelArguments
+from .figures import confusion_figure, training_curves
+from .trainer import ClassificationTrainer
+
+logger = logging.getLogger(__name__)
+
+FIGURE_IMAGES = 4
+RELOADED_IMAGES = 64
+
+
+def save_results(
+    trainer: ClassificationTrainer,
+    data: LabelledImages,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    report: dict,
+    predictions: PredictionOutput,
+) -> None:
+    """Writes the model folder; its files appear together, once all of them are written."""
+    labels, predicted = predictions.label_ids, predictions.predictions.argmax(axis=-1)
+    output_dir = Path(trainer.args.output_dir)
+    with staged_folder(output_dir) as folder:
+        trainer.model.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
+        (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
+        training_curves(trainer.state.log_history).savefig(folder / "curves.png", dpi=120)
+        confusion_figure(labels, predicted, data.label_names).savefig(folder / "confusion_matrix.png", dpi=120)
+        if (figure := test_attention(trainer, data)) is not None:
+            figure.savefig(folder / "attention.png", dpi=120)
+        facts = card_facts(trainer, data, model_arguments, data_arguments, report)
+        classifier_card(facts).save(folder / "README.md")
+
+
+def first_test_images(trainer: ClassificationTrainer, data: LabelledImages, number: int) -> torch.Tensor:
+    """The first test images, `[images, channels, height, width]`, ready for the model."""
+    transform = ImageTransform(evaluation_transform(trainer.processing_class))
+    rows = islice(apply_transform(data.splits["test"], transform), number)
+    return torch.stack([row["pixel_values"] for row in rows])
+
+
+def test_attention(trainer: ClassificationTrainer, data: LabelledImages) -> Figure | None:
+    """The last layer's attention on a few test images; `None` for models that are not the suite's."""
+    model = trainer.model.eval()
+    if not hasattr(model.config, "num_prefix_tokens"):
+        return None
+    pixel_values = first_test_images(trainer, data, FIGURE_IMAGES).to(model.device)
+    with torch.no_grad():
+        predicted = model(pixel_values).logits.argmax(dim=-1).tolist()
+    titles = [f"predicted: {data.label_names[number]}" for number in predicted]
+    maps = class_token_attention(model, pixel_values)
+    return attention_figure(pixel_values, maps, trainer.processing_class, titles)
+
+
+def card_facts(
+    trainer: ClassificationTrainer,
+    data: LabelledImages,
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    report: dict,
+) -> ClassifierFacts:
+    """The run's figures for the model card."""
+    arguments = trainer.args
+    parameters = report["parameters"]
+    return ClassifierFacts(
+        name=arguments.hub_model_id or Path(arguments.output_dir).name,
+        base=model_arguments.model,
+        architecture=f"{model_arguments.preset or type(trainer.model).__name__} ({parameters / 1e6:.1f} M parameters)",
+        dataset=data_arguments.dataset,
+        label_names=data.label_names,
+        images=report["images"],
+        metrics=report["metrics"],
+        skipped=len(data.skipped),
+        command=shlex.join(["hf-vit-suite", *sys.argv[1:]]),
+        training=(
+            f"{report['steps']} steps ({report['epochs']:.1f} epochs) in {report['seconds_of_training']:.0f} seconds "
+            f"on {arguments.device.type}, learning rate {arguments.learning_rate:g}, batch {arguments.train_batch_size}, "
+            f"seed {arguments.seed}."
+        ),
+    )
+
+
+def check_reload(trainer: ClassificationTrainer, data: LabelledImages) -> None:
+    """Opens the folder through AutoModelForImageClassification and compares its logits with the trained model's.
+
+    Raises:
+        RuntimeError: If they differ.
+    """
+    folder = trainer.args.output_dir
+    pixel_values = first_test_images(trainer, data, RELOADED_IMAGES)
+    reloaded = AutoModelForImageClassification.from_pretrained(folder).eval()
+    trained = trainer.model.eval()
+    with torch.no_grad():
+        expected = trained(pixel_values.to(trained.device)).logits.cpu()
+        found = reloaded(pixel_values).logits
+    difference = (found - expected).abs().max().item()
+    if difference > 1e-3 * expected.abs().max().item():
+        raise RuntimeError(f"{folder} opens as another model than was trained: logits differ by {difference:.3g}")
+    logger.warning("%s opens through AutoModelForImageClassification with the trained model's logits", folder)

@@ -1,0 +1,112 @@
+"""transformers' Trainer with what vision transformers need: layer-wise rates, soft labels, distillation, averaging."""
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from .arguments import RecipeArguments
+from .distillation import Teacher, distillation_loss
+from .ema import WeightAverage
+from .optimization import decayed_parameter_names, layer_decay_groups
+
+
+class ClassificationTrainer(Trainer):
+    """Trainer of image classifiers.
+
+    Args:
+        recipe: Layer decay and distillation.
+        train_collator: Collates training batches, where mixup and cutmix happen; evaluation uses `data_collator`.
+        teacher: Classifier to distil from; `None` is none.
+        average: Moving average of the weights; evaluation runs with it. `None` is none.
+        **kwargs: Trainer's own.
+    """
+
+    loss_is_scaled_for_ga = False  # the loss is a mean over the batch
+
+    def __init__(
+        self,
+        recipe: RecipeArguments,
+        train_collator,
+        teacher: Teacher | None = None,
+        average: WeightAverage | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.recipe = recipe
+        self.train_collator = train_collator
+        self.teacher = teacher.to(self.args.device) if teacher is not None else None
+        self.average = average
+        if average is not None:
+            self.add_callback(average)
+
+    def get_train_dataloader(self) -> DataLoader:
+        evaluation_collator, self.data_collator = self.data_collator, self.train_collator
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = evaluation_collator
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return sorted(decayed_parameter_names(model))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.recipe.layer_decay != 1:
+            optimizer.param_groups = layer_decay_groups(
+                model or self.model, optimizer.param_groups, self.args.learning_rate, self.recipe.layer_decay
+            )
+        return optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, ImageClassifierOutput]:
+        """Cross-entropy with class numbers or mixed labels, and the teacher's part in training."""
+        outputs = model(inputs["pixel_values"])
+        if not model.training:
+            loss = F.cross_entropy(outputs.logits, inputs["labels"])
+        elif self.teacher is None:
+            loss = self.label_loss(outputs.logits, inputs["labels"])
+        else:
+            loss = self.distilled_loss(outputs, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, smoothed by `label_smoothing_factor`; a scalar."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
+
+    def distilled_loss(self, outputs: ImageClassifierOutput, inputs: dict[str, Tensor]) -> Tensor:
+        """DeiT's objective: the class head learns the labels, the distillation head the teacher."""
+        class_logits = distillation_logits = outputs.logits
+        if getattr(outputs, "distillation_logits", None) is not None:
+            class_logits, distillation_logits = outputs.class_logits, outputs.distillation_logits
+        of_teacher = distillation_loss(
+            distillation_logits,
+            self.teacher(inputs["pixel_values"]),
+            self.recipe.distillation,
+            self.recipe.distillation_temperature,
+        )
+        alpha = self.recipe.distillation_alpha
+        return (1 - alpha) * self.label_loss(class_logits, inputs["labels"]) + alpha * of_teacher
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Keeps the card that the recipe writes from measured figures: Trainer's own would replace it."""
+
+    def evaluation_loop(self, *args, **kwargs):
+        in_use = self.average.in_use(self.model) if self.average is not None else nullcontext()
+        with in_use:
+            return super().evaluation_loop(*args, **kwargs)
+
+
+def first_output(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    """The prediction among a model's outputs, for Trainer's `preprocess_logits_for_metrics`."""
+    return logits[0] if isinstance(logits, tuple) else logits
