@@ -72,8 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    finetune = add("finetune", run_finetune, "fine-tune an image classifier; --help lists its options", add_help=False)
-    finetune.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    add("finetune", run_finetune, "fine-tune an image classifier; --help lists its options", add_help=False)
 
     predict = add("predict", run_predict, "classify images")
     predict.add_argument("model", help="folder or Hub name of a classifier")
@@ -105,7 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest and parsed.run is not run_finetune:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    parsed.rest = rest  # finetune's own parser reads them, whose options take seconds to import
     try:
         return parsed.run(parsed)
     except KeyboardInterrupt:

@@ -50,10 +50,10 @@ def preset_row(name: str, config: PretrainedConfig) -> dict:
 
 def print_presets(rows: Sequence[dict]) -> None:
     """The presets as a table."""
-    table = Table(box=SIMPLE)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("name", no_wrap=True)
     for column in ("M params", "GFLOPs", "image", "patch", "width", "depth", "heads"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row["name"],

@@ -114,7 +114,7 @@ class FinetuneTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
     metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "What makes a checkpoint best."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two lines of the training log."})
-    report_to: str | list[str] | None = field(
+    report_to: str | None = field(
         default_factory=default_report_to, metadata={"help": "Where logs go: tensorboard, wandb, none, ..."}
     )
     dataloader_num_workers: int = field(

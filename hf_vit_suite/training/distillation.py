@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
+from ..data import input_size
+
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, kind: str, temperature: float) -> Tensor:
     """The teacher's part of the loss.
@@ -66,14 +68,6 @@ class Teacher(nn.Module):
         if pixel_values.shape[-2:] != self.size:
             pixel_values = F.interpolate(pixel_values, size=self.size, mode="bicubic", antialias=True)
         return self.model(pixel_values).logits[:, self.order]
-
-
-def input_size(processor) -> tuple[int, int]:
-    """(height, width) in pixels of what an image processor yields."""
-    size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
-    if size.get("shortest_edge"):
-        return size["shortest_edge"], size["shortest_edge"]
-    return size["height"], size["width"]
 
 
 def renormalisation(source, target) -> tuple[Tensor, Tensor]:

@@ -91,8 +91,8 @@ def card_facts(
         command=shlex.join(["hf-vit-suite", *sys.argv[1:]]),
         training=(
             f"{report['steps']} steps ({report['epochs']:.1f} epochs) in {report['seconds_of_training']:.0f} seconds "
-            f"on {arguments.device.type}, learning rate {arguments.learning_rate:g}, batch {arguments.train_batch_size}, "
-            f"seed {arguments.seed}."
+            f"on {arguments.device.type}, learning rate {arguments.learning_rate:g}, "
+            f"batch {arguments.train_batch_size}, seed {arguments.seed}."
         ),
     )
 

@@ -1,0 +1,122 @@
+"""From decoded images to model input: augmentation for training, the image processor itself for evaluation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset, IterableDataset
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from transformers.image_utils import pil_torch_interpolation_mapping
+
+from .decoding import decode_image
+
+RAND_AUGMENT_OPERATIONS = 2
+
+
+def input_size(image_processor) -> tuple[int, int]:
+    """(height, width) in pixels of what an image processor yields."""
+    size = image_processor.crop_size if getattr(image_processor, "do_center_crop", None) else image_processor.size
+    if size.get("shortest_edge"):
+        return size["shortest_edge"], size["shortest_edge"]
+    return size["height"], size["width"]
+
+
+def interpolation(image_processor) -> InterpolationMode:
+    """An image processor's resampling as torchvision names it."""
+    return pil_torch_interpolation_mapping[image_processor.resample]
+
+
+def training_transform(
+    image_processor,
+    *,
+    random_resized_crop: bool = True,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    horizontal_flip: float = 0.5,
+    rand_augment: int = 0,
+    random_erasing: float = 0.0,
+) -> v2.Compose:
+    """Augmentation of a training image, to the size and statistics that the image processor yields.
+
+    Args:
+        image_processor: Gives size, interpolation, mean and standard deviation.
+        random_resized_crop: Crop a random part and aspect (Szegedy et al. 2014, arXiv 1409.4842); else the image is
+            resized and cropped as the processor does.
+        crop_scale: Smallest and largest share of the area that a crop keeps.
+        horizontal_flip: Probability of mirroring.
+        rand_augment: Magnitude of RandAugment (Cubuk et al. 2019, arXiv 1909.13719), 0 (off) to 30; two operations.
+        random_erasing: Probability of erasing a rectangle (Zhong et al. 2017, arXiv 1708.04896).
+
+    Returns:
+        A transform of a PIL RGB image to a float tensor `[channels, height, width]`.
+    """
+    size = input_size(image_processor)
+    steps: list[Callable] = []
+    if random_resized_crop:
+        steps.append(v2.RandomResizedCrop(size, scale=crop_scale, interpolation=interpolation(image_processor)))
+    else:
+        steps += evaluation_geometry(image_processor)
+    if horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip(horizontal_flip))
+    if rand_augment:
+        steps.append(v2.RandAugment(RAND_AUGMENT_OPERATIONS, magnitude=rand_augment))
+    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    if getattr(image_processor, "do_normalize", False):
+        steps.append(v2.Normalize(image_processor.image_mean, image_processor.image_std))
+    if random_erasing:
+        steps.append(v2.RandomErasing(random_erasing))
+    return v2.Compose([*steps, v2.ToPureTensor()])
+
+
+def evaluation_geometry(image_processor) -> list[Callable]:
+    """Resize, and the centre crop where there is one, as the image processor does them."""
+    size = image_processor.size
+    edge = size.get("shortest_edge") or (size["height"], size["width"])
+    steps: list[Callable] = [v2.Resize(edge, interpolation=interpolation(image_processor))]
+    if getattr(image_processor, "do_center_crop", None):
+        steps.append(v2.CenterCrop(input_size(image_processor)))
+    return steps
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """The image processor itself, so that evaluation sees what `pipeline("image-classification")` sees.
+
+    Args:
+        image_processor: A transformers image processor.
+    """
+
+    image_processor: Callable
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """A PIL RGB image -> `[channels, height, width]`."""
+        return self.image_processor(image, return_tensors="pt").pixel_values[0]
+
+
+def evaluation_transform(image_processor) -> EvaluationTransform:
+    """The transform of evaluation images."""
+    return EvaluationTransform(image_processor)
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Decodes and transforms a batch of rows, for `datasets`.
+
+    Args:
+        transform: From a PIL RGB image to a tensor `[channels, height, width]`.
+    """
+
+    transform: Callable[[Image.Image], Tensor]
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        """`{"image": [...], "label": [...]}` -> `{"pixel_values": [tensor, ...], "labels": [int, ...]}`."""
+        pixel_values = [self.transform(decode_image(image)) for image in rows["image"]]
+        return {"pixel_values": pixel_values, "labels": rows["label"]}
+
+
+def apply_transform(split: Dataset | IterableDataset, transform: ImageTransform) -> Dataset | IterableDataset:
+    """A split whose rows are transformed when they are read; random transforms differ at each reading."""
+    if isinstance(split, IterableDataset):
+        return split.map(transform, batched=True, batch_size=16, remove_columns=["image", "label"])
+    return split.with_transform(transform)

@@ -1,0 +1,82 @@
+"""Any picture file to 8-bit RGB, or one line that says why not."""
+
+import io
+import os
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+WHITE = (255, 255, 255, 255)
+
+
+class ImageDecodingError(ValueError):
+    """A file that holds no readable image; the message says which and why."""
+
+
+def decode_image(source: Mapping | bytes | str | os.PathLike | Image.Image) -> Image.Image:
+    """Reads an image as people see it: upright, on white where transparent, the first frame of an animation.
+
+    Args:
+        source: A path, the file's bytes, `{"bytes": ..., "path": ...}` as `datasets.Image(decode=False)` gives, or a
+            PIL image.
+
+    Returns:
+        A loaded PIL image of mode RGB. 16-bit images are scaled to 8 bits by the range of 16.
+
+    Raises:
+        ImageDecodingError: If there is no such file, or it is empty, cut off, or no image.
+    """
+    try:
+        with warnings.catch_warnings():
+            # An image large enough for Pillow's warning is an attack or a mistake; here it counts as unreadable.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return upright_rgb(open_image(source))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
+        reason = "the file is empty" if is_empty(source) else " ".join(str(error).split()) or type(error).__name__
+        raise ImageDecodingError(f"{image_name(source)} is no readable image: {reason}") from error
+
+
+def open_image(source: Mapping | bytes | str | os.PathLike | Image.Image) -> Image.Image:
+    """The PIL image of any kind of source, not yet decoded."""
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, Mapping):
+        source = source["bytes"] if source.get("bytes") is not None else source["path"]
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode, turned as its EXIF says, as 8-bit RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in SIXTEEN_BIT_MODES:
+        return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image))
+        # Floats carry no range of their own: up to 1 they are shares, above they are 8-bit levels.
+        scale = 255 if values.max() <= 1 else 1
+        return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
+    image = image.convert("RGB")
+    image.load()
+    return image
+
+
+def image_name(source: Mapping | bytes | str | os.PathLike | Image.Image) -> str:
+    """What to call a source in a message."""
+    if isinstance(source, Mapping):
+        return str(source.get("path") or "an image without a name")
+    return str(source) if isinstance(source, str | os.PathLike) else "an image without a name"
+
+
+def is_empty(source: Mapping | bytes | str | os.PathLike | Image.Image) -> bool:
+    """Whether a source is a file, or bytes, of length 0."""
+    if isinstance(source, Mapping):
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, bytes):
+        return not source
+    return isinstance(source, str | os.PathLike) and os.path.isfile(source) and not os.path.getsize(source)
