@@ -1,0 +1,256 @@
+"""What every family and every Auto class of it must do."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from families import FAMILIES, Family
+from torch import Tensor
+
+BACKENDS = ("eager", "sdpa", "flex_attention")
+CASES = [
+    pytest.param(family, auto_class, id=f"{family.name}-{auto_class}")
+    for family in FAMILIES
+    for auto_class in family.auto_classes
+]
+one_a_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+every_class = pytest.mark.parametrize(("family", "auto_class"), CASES)
+
+
+def build(family: Family, auto_class: str, **options) -> transformers.PreTrainedModel:
+    """A model with every weight random, so that nothing is zero by initialisation."""
+    model = getattr(transformers, auto_class).from_config(family.config(), **options)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    return model.eval()
+
+
+def floats(outputs) -> list[Tensor]:
+    """Every tensor of a model output, in order."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    values = outputs.values() if isinstance(outputs, dict) else outputs
+    return [tensor for value in values if value is not None for tensor in floats(value)]
+
+
+def scalar(outputs) -> Tensor:
+    """A number on which every output depends."""
+    return sum(
+        (tensor.float() * torch.linspace(-1, 1, tensor.numel()).view_as(tensor)).sum() for tensor in floats(outputs)
+    )
+
+
+def assert_close(found, expected, tolerance: float = 1e-5) -> None:
+    """Every tensor within `tolerance` of the largest expected value."""
+    found, expected = floats(found), floats(expected)
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.float() - other.float()).abs().max() <= tolerance * other.float().abs().max()
+
+
+@every_class
+def test_backward_reaches_every_trained_parameter(family: Family, auto_class: str):
+    model = build(family, auto_class).train()
+    scalar(model(**family.inputs(model.config))).backward()
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not name.endswith(family.unused):
+            assert weight.grad is not None, name
+            assert weight.grad.isfinite().all(), name
+            assert weight.grad.abs().sum() > 0, name
+
+
+@every_class
+def test_saved_folder_opens_through_the_auto_class_with_the_same_outputs(family: Family, auto_class: str, tmp_path):
+    model = build(family, auto_class)
+    model.save_pretrained(tmp_path)
+    reopened = getattr(transformers, auto_class).from_pretrained(tmp_path).eval()
+    assert type(reopened) is type(model)
+    inputs = family.inputs(model.config)
+    for found, expected in zip(floats(reopened(**inputs)), floats(model(**inputs)), strict=True):
+        assert torch.equal(found, expected)
+
+
+@one_a_family
+@torch.no_grad()
+def test_attention_backends_agree(family: Family):
+    model = build(family, family.auto_classes[0], attn_implementation="eager")
+    inputs = family.inputs(model.config)
+    expected = model(**inputs)
+    for backend in BACKENDS if family is FAMILIES[0] else BACKENDS[:2]:  # flex_attention compiles for half a minute
+        model.set_attn_implementation(backend)
+        assert_close(model(**inputs), expected)
+
+
+@one_a_family
+def test_flash_attention_is_declared(family: Family):
+    assert build(family, family.auto_classes[0])._supports_flash_attn
+
+
+@pytest.mark.parametrize(
+    ("family", "backend"),
+    [
+        pytest.param(family, backend, id=f"{family.name}-{backend}")
+        for family in FAMILIES
+        for backend in BACKENDS
+        if family is FAMILIES[0] or backend != "flex_attention"
+    ],
+)
+@torch.no_grad()
+def test_chosen_layers_return_attention_under_every_backend(family: Family, backend: str):
+    model = build(family, family.auto_classes[0], attn_implementation="eager")
+    inputs = family.inputs(model.config)
+    every_layer = model(**inputs, output_attentions=True).attentions
+    model.set_attn_implementation(backend)
+    for layers, expected in (([-1], every_layer[-1:]), ([0, 2], every_layer[::2]), (None, every_layer)):
+        found = model(**inputs, output_attentions=True, attention_layers=layers).attentions
+        assert_close(found, expected)
+    assert model(**inputs).get("attentions") is None
+    assert model.config._attn_implementation == backend
+
+
+@one_a_family
+@torch.no_grad()
+def test_config_can_ask_for_attentions_and_hidden_states_under_sdpa(family: Family, tmp_path):
+    model = build(family, family.auto_classes[0])
+    model.save_pretrained(tmp_path)
+    reopened = getattr(transformers, family.auto_classes[0]).from_pretrained(
+        tmp_path, output_attentions=True, output_hidden_states=True, attn_implementation="sdpa"
+    )
+    outputs = reopened.eval()(**family.inputs(model.config))
+    assert len(outputs.attentions) == model.config.num_hidden_layers
+    assert len(outputs.hidden_states) == model.config.num_hidden_layers + 1
+
+
+@every_class
+@torch.no_grad()
+def test_tuple_output_holds_the_same_tensors(family: Family, auto_class: str):
+    model = build(family, auto_class)
+    inputs = family.inputs(model.config)
+    as_tuple = model(**inputs, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert_close(as_tuple, model(**inputs), tolerance=0)
+
+
+@every_class
+def test_whole_graph_compiles_to_the_same_outputs_and_gradients(family: Family, auto_class: str):
+    torch.compiler.reset()
+    model = build(family, auto_class)
+    compiled_model = copy.deepcopy(model)
+    # Capturing the whole graph is what a model can break; the slow code generator runs in a test of its own.
+    compiled = torch.compile(compiled_model, fullgraph=True, backend="aot_eager")
+    inputs = family.inputs(model.config)
+    assert_close(compiled(**inputs), model(**inputs))
+    scalar(compiled(**inputs)).backward()
+    scalar(model(**inputs)).backward()
+    for (name, found), expected in zip(compiled_model.named_parameters(), model.parameters(), strict=True):
+        if expected.grad is not None:
+            assert (found.grad - expected.grad).abs().max() <= 1e-4 * expected.grad.abs().max(), name
+    options = {"output_attentions": True, "attention_layers": [-1], "output_hidden_states": True}
+    assert_close(compiled(**inputs, **options), model(**inputs, **options))
+
+
+@torch.no_grad()
+def test_default_compiler_gives_the_same_outputs():
+    torch.compiler.reset()
+    model = build(FAMILIES[0], "AutoModelForImageClassification")
+    inputs = FAMILIES[0].inputs(model.config)
+    assert_close(torch.compile(model, fullgraph=True)(**inputs), model(**inputs))
+
+
+@every_class
+def test_gradient_checkpointing_changes_no_gradient(family: Family, auto_class: str):
+    model = build(family, auto_class).train()
+    inputs = family.inputs(model.config)
+    scalar(model(**inputs)).backward()
+    expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    model.activation_checkpointing_enable()
+    scalar(model(**inputs)).backward()
+    for name, weight in model.named_parameters():
+        if name in expected:
+            torch.testing.assert_close(weight.grad, expected[name], rtol=1e-6, atol=1e-6)
+
+
+def test_gradient_checkpointing_keeps_fewer_tensors():
+    family = FAMILIES[0]
+    model = build(family, "AutoModel").train()
+    inputs = family.inputs(model.config)
+
+    def kept_bytes() -> int:
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+            model(**inputs)
+        return sum(sizes)
+
+    without = kept_bytes()
+    model.activation_checkpointing_enable()
+    assert kept_bytes() < without / 2
+
+
+@every_class
+@torch.no_grad()
+def test_bfloat16_autocast_and_weights_stay_close_to_float32(family: Family, auto_class: str):
+    model = build(family, auto_class)
+    inputs = family.inputs(model.config)
+    expected = model(**inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(model(**inputs), expected, tolerance=0.05)
+    assert_close(model.to(torch.bfloat16)(**inputs), expected, tolerance=0.05)
+
+
+REMOTE = """
+import sys, torch
+sys.modules["hf_vit_suite"] = None  # importing it raises
+import transformers
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+try:
+    import hf_vit_suite
+except ImportError:
+    pass
+else:
+    raise AssertionError("hf_vit_suite must not be importable here")
+folder, inputs, outputs = sys.argv[1], torch.load("inputs.pt"), {}
+config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+for auto_class, reference in config.auto_map.items():
+    if auto_class == "AutoConfig":
+        continue
+    if auto_class == "AutoBackbone":  # transformers' own asks the Hub for any name, folders included
+        model = get_class_from_dynamic_module(reference, folder).from_pretrained(folder)
+    else:
+        model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True)
+    found = model.eval()(**inputs)
+    outputs[auto_class] = [value for value in found.values() if isinstance(value, torch.Tensor)]
+torch.save(outputs, "outputs.pt")
+"""
+
+
+@one_a_family
+def test_folder_opens_where_the_package_cannot_be_imported(family: Family, tmp_path, run_python):
+    model = build(family, family.auto_classes[1])
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    inputs = family.inputs(model.config)
+    torch.save(inputs, tmp_path / "inputs.pt")
+    run_python("-c", REMOTE, str(folder))
+    outputs = torch.load(tmp_path / "outputs.pt")
+    assert set(outputs) == set(family.auto_classes)
+    for auto_class in family.auto_classes:
+        local = getattr(transformers, auto_class).from_pretrained(folder).eval()
+        expected = [value for value in local(**inputs).values() if isinstance(value, Tensor)]
+        for found, tensor in zip(outputs[auto_class], expected, strict=True):
+            assert torch.equal(found, tensor)
+
+
+@one_a_family
+def test_code_in_the_folder_is_refused_without_trust(family: Family, tmp_path, run_python):
+    build(family, family.auto_classes[0]).save_pretrained(tmp_path / "model")
+    script = (
+        "import sys; sys.modules['hf_vit_suite'] = None\n"
+        "import transformers; transformers.AutoModel.from_pretrained('model')"
+    )
+    result = run_python("-c", script, check=False)
+    assert result.returncode
+    assert "trust_remote_code" in result.stderr
