@@ -4,6 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -33,16 +34,17 @@ def decode_image(source: Mapping | bytes | str | os.PathLike | Image.Image) -> I
         with warnings.catch_warnings():
             # An image large enough for Pillow's warning is an attack or a mistake; here it counts as unreadable.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return upright_rgb(open_image(source))
+            with open_image(source) as image:
+                return upright_rgb(image)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
         reason = "the file is empty" if is_empty(source) else " ".join(str(error).split()) or type(error).__name__
         raise ImageDecodingError(f"{image_name(source)} is no readable image: {reason}") from error
 
 
-def open_image(source: Mapping | bytes | str | os.PathLike | Image.Image) -> Image.Image:
-    """The PIL image of any kind of source, not yet decoded."""
+def open_image(source: Mapping | bytes | str | os.PathLike | Image.Image) -> AbstractContextManager[Image.Image]:
+    """The PIL image of any kind of source, not yet decoded; only what is opened here is closed."""
     if isinstance(source, Image.Image):
-        return source
+        return nullcontext(source)
     if isinstance(source, Mapping):
         source = source["bytes"] if source.get("bytes") is not None else source["path"]
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from PIL import Image
 
 from .decoding import ImageDecodingError, decode_image
@@ -183,7 +184,7 @@ def by_split_name(folder: Path, files: list[str]) -> dict[str, list[str]]:
 
 def image_files(folder: Path, needs_every_class: bool) -> list[str]:
     """The image files of class subfolders."""
-    suffixes = tuple(datasets.packaged_modules.imagefolder.imagefolder.ImageFolder.EXTENSIONS)
+    suffixes = tuple(ImageFolder.EXTENSIONS)
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     files = {
         path: [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in suffixes] for path in classes

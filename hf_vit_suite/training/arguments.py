@@ -121,6 +121,9 @@ class FinetuneTrainingArguments(TrainingArguments):
         default_factory=lambda: 4 if torch.cuda.is_available() else 0,
         metadata={"help": "Processes that decode images; 4 beside a GPU, else 0."},
     )
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory; on beside a GPU."}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: images become pixel_values when they are read."}
     )
@@ -134,10 +137,10 @@ DATASET_DEFAULTS = {
     "digits": {
         # Digits are 8 x 8 pixels, so a small network is enough, and a mirrored digit is no digit.
         "preset": "vit_tiny_patch16_224",
-        "config_overrides": "image_size=32,patch_size=4,num_hidden_layers=6",
+        "config_overrides": "image_size=32,patch_size=8,num_hidden_layers=6",
         "horizontal_flip": 0.0,
         "crop_scale": 0.6,
-        "num_train_epochs": 25.0,
+        "num_train_epochs": 40.0,
     }
 }
 

@@ -1,0 +1,66 @@
+"""Presets have the published sizes."""
+
+import pytest
+import timm
+import torch
+from transformers import AutoModel, AutoModelForImageClassification
+
+from hf_vit_suite import list_presets, preset_config
+
+PUBLISHED = {
+    "vit_tiny_patch16_224": 5_717_416,
+    "vit_small_patch16_224": 22_050_664,
+    "vit_base_patch16_224": 86_567_656,
+    "deit_small_distilled_patch16_224": 22_436_432,
+    "dinov2_vits14": 22_056_576,
+    "dinov2_vitg14_reg": 1_136_486_912,
+}
+TIMM_DINOV2 = {"s": "small", "b": "base", "l": "large", "g": "giant"}
+
+
+def parameters(name: str) -> int:
+    """Parameters of a preset, counted without allocating them."""
+    config = preset_config(name)
+    with torch.device("meta"):
+        return (
+            (AutoModelForImageClassification if config.num_labels else AutoModel).from_config(config).num_parameters()
+        )
+
+
+def timm_parameters(name: str, classes: int) -> int:
+    """Parameters of timm's model of the same architecture."""
+    if name.startswith("dinov2"):
+        _, variant, *registers = name.split("_")
+        name = f"vit_{TIMM_DINOV2[variant[3]]}_patch14{'_reg4' if registers else ''}_dinov2"
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in timm.create_model(name, num_classes=classes).parameters())
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
+def test_parameter_count_is_the_published_one(name: str, count: int):
+    assert parameters(name) == count
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_parameter_count_equals_timm(name: str):
+    config = preset_config(name)
+    # timm leaves out the mask token that the published DINOv2 files hold, and where there are registers it adds the
+    # class token's position to the class token.
+    tokens = name.startswith("dinov2") + (config.num_register_tokens > 0)
+    assert parameters(name) == timm_parameters(name, config.num_labels) + tokens * config.hidden_size
+
+
+def test_override_changes_the_named_field_alone():
+    changed, plain = preset_config("vit_tiny_patch16_224", num_labels=7), preset_config("vit_tiny_patch16_224")
+    assert changed.num_labels == 7
+    labels = {"id2label", "label2id"}
+    assert {k: v for k, v in changed.to_dict().items() if k not in labels} == {
+        k: v for k, v in plain.to_dict().items() if k not in labels
+    }
+
+
+def test_unknown_preset_and_field_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"no preset is named 'vit_tiny'.*hf-vit-suite models"):
+        preset_config("vit_tiny")
+    with pytest.raises(ValueError, match="SuiteViTConfig has no field width"):
+        preset_config("vit_tiny_patch16_224", width=3)

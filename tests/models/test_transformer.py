@@ -1,0 +1,42 @@
+"""The trunk's parts."""
+
+import pytest
+import torch
+
+from hf_vit_suite import SuiteViTConfig, SuiteViTModel
+from hf_vit_suite.models.transformer import DropPath, Encoder
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    drop_path = DropPath(0.3).train()
+    kept = drop_path(torch.ones(20_000, 2, 3))
+    values = kept.unique()
+    torch.testing.assert_close(values, torch.tensor([0.0, 1 / 0.7]))
+    assert (kept == kept[:, :1, :1]).all()
+    # Five standard deviations of a mean of 20,000 draws with variance 0.3 / 0.7.
+    assert abs(kept.mean().item() - 1) < 5 * (0.3 / 0.7 / 20_000) ** 0.5
+
+
+def test_drop_path_is_the_identity_in_evaluation():
+    hidden_states = torch.randn(4, 2, 3)
+    assert DropPath(0.9).eval()(hidden_states) is hidden_states
+
+
+def test_drop_path_grows_linearly_with_depth():
+    encoder = Encoder(SuiteViTConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=5, drop_path_rate=0.2))
+    assert [block.drop_path.rate for block in encoder.blocks] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+def test_unknown_attention_layer_is_refused():
+    config = SuiteViTConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=2, image_size=32)
+    with pytest.raises(ValueError, match=r"attention_layers must be from -2 to 1, got \[2\]"):
+        SuiteViTModel(config)(torch.zeros(1, 3, 32, 32), output_attentions=True, attention_layers=[2])
+
+
+def test_dropout_of_attention_weights_acts_in_training_alone():
+    config = SuiteViTConfig(
+        hidden_size=16, num_attention_heads=2, num_hidden_layers=1, image_size=32, attention_probs_dropout_prob=0.5
+    )
+    model, pixels = SuiteViTModel(config), torch.randn(1, 3, 32, 32)
+    assert not torch.equal(model.train()(pixels).pooler_output, model(pixels).pooler_output)
+    assert torch.equal(model.eval()(pixels).pooler_output, model(pixels).pooler_output)
