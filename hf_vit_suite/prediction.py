@@ -9,6 +9,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from .data import ImageDecodingError, decode_image
 from .explain import attention_figure, class_token_attention
 from .files import staged_file
+from .opening import open_pretrained
 
 BATCH_SIZE = 16
 
@@ -26,8 +27,8 @@ def predict(model_name: str, paths: Sequence[str | os.PathLike], top_k: int = 5)
         For each readable image `{"image": path, "labels": [{"label", "probability"}, ...]}`, and what is wrong with
         each of the others.
     """
-    model = AutoModelForImageClassification.from_pretrained(model_name).eval()
-    processor = AutoImageProcessor.from_pretrained(model_name)
+    model = open_pretrained(AutoModelForImageClassification, model_name).eval()
+    processor = open_pretrained(AutoImageProcessor, model_name)
     images, unreadable = {}, []
     for path in paths:
         try:
@@ -57,8 +58,8 @@ def explain(model_name: str, path: str | os.PathLike, out: str | os.PathLike) ->
         path: Image file.
         out: Picture to write; its suffix is the format (png, svg, pdf).
     """
-    model = AutoModelForImageClassification.from_pretrained(model_name).eval()
-    processor = AutoImageProcessor.from_pretrained(model_name)
+    model = open_pretrained(AutoModelForImageClassification, model_name).eval()
+    processor = open_pretrained(AutoImageProcessor, model_name)
     pixel_values = processor([decode_image(path)], return_tensors="pt").pixel_values
     with torch.no_grad():
         predicted = model(pixel_values).logits.argmax(dim=-1).item()

@@ -1,16 +1,25 @@
 """Images in: loading, tolerant decoding, augmentation, batches."""
 
-from .augmentation import ImageTransform, apply_transform, evaluation_transform, input_size, training_transform
-from .collation import ImageClassificationCollator
+from .augmentation import (
+    AugmentedImages,
+    ImageTransform,
+    apply_transform,
+    evaluation_transform,
+    input_size,
+    training_transform,
+)
+from .collation import ImageMixer, collate_images
 from .decoding import ImageDecodingError, decode_image
 from .loading import LabelledImages, load_image_dataset
 
 __all__ = [
-    "ImageClassificationCollator",
+    "AugmentedImages",
     "ImageDecodingError",
+    "ImageMixer",
     "ImageTransform",
     "LabelledImages",
     "apply_transform",
+    "collate_images",
     "decode_image",
     "evaluation_transform",
     "input_size",

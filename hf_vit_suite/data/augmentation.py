@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image
@@ -116,7 +117,38 @@ class ImageTransform:
 
 
 def apply_transform(split: Dataset | IterableDataset, transform: ImageTransform) -> Dataset | IterableDataset:
-    """A split whose rows are transformed when they are read; random transforms differ at each reading."""
+    """A split whose rows are transformed when they are read."""
     if isinstance(split, IterableDataset):
         return split.map(transform, batched=True, batch_size=16, remove_columns=["image", "label"])
     return split.with_transform(transform)
+
+
+class AugmentedImages(torch.utils.data.Dataset):
+    """Training rows whose random augmentation depends on the seed, the epoch and the row alone.
+
+    So it is the same for any number of worker processes, and a resumed run sees what an unbroken one sees.
+
+    Args:
+        split: Rows with the columns `image` and `label`.
+        transform: Decodes and augments.
+        seed: Of the whole run.
+    """
+
+    def __init__(self, split: Dataset, transform: ImageTransform, seed: int):
+        self.rows = split.with_transform(transform)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws the augmentations of another epoch, numbered from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        """The augmented row `{"pixel_values": [channels, height, width], "labels": int}`."""
+        seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(seed))
+            return self.rows[index]

@@ -1,4 +1,4 @@
-"""Rows to batches, with mixup and cutmix."""
+"""Rows to batches, and the mixing of a batch's images."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,23 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 
-class ImageClassificationCollator:
-    """Stacks transformed rows and, where asked for, mixes images of the batch.
+def collate_images(rows: Sequence[dict]) -> dict[str, Tensor]:
+    """Stacks transformed rows.
 
-    With both kinds of mixing on, each batch draws one of them with equal chance.
+    Args:
+        rows: Each `{"pixel_values": [channels, height, width], "labels": int}`.
+
+    Returns:
+        `pixel_values` `[batch, channels, height, width]` and `labels` `[batch]`.
+    """
+    return {
+        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+        "labels": torch.tensor([row["labels"] for row in rows]),
+    }
+
+
+class ImageMixer:
+    """Mixup and cutmix; with both on, each batch draws one of them with equal chance.
 
     Args:
         num_labels: Number of labels.
@@ -28,20 +41,18 @@ class ImageClassificationCollator:
             mixers.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_labels))
         self.mix = v2.RandomChoice(mixers) if mixers else None
 
-    def __call__(self, rows: Sequence[dict]) -> dict[str, Tensor]:
-        """Collates.
+    def __call__(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixes each image with another of the batch.
 
         Args:
-            rows: Each `{"pixel_values": [channels, height, width], "labels": int}`.
+            pixel_values: `[batch, channels, height, width]`.
+            labels: `[batch]` class numbers.
 
         Returns:
-            `pixel_values` `[batch, channels, height, width]` and `labels`, `[batch]` class numbers or, with mixing on,
-            `[batch, labels]` probabilities.
+            Images of the same shape, and label probabilities `[batch, labels]`; the input itself with both off.
         """
-        pixel_values = torch.stack([row["pixel_values"] for row in rows])
-        labels = torch.tensor([row["labels"] for row in rows])
-        if self.mix is not None and len(rows) > 1:
-            pixel_values, labels = self.mix(pixel_values, labels)
-        elif self.mix is not None:  # there is nothing to mix a single image with
-            labels = F.one_hot(labels, self.num_labels).to(pixel_values.dtype)
-        return {"pixel_values": pixel_values, "labels": labels}
+        if self.mix is None:
+            return pixel_values, labels
+        if len(labels) == 1:  # there is nothing to mix a single image with
+            return pixel_values, F.one_hot(labels, self.num_labels).to(pixel_values.dtype)
+        return self.mix(pixel_values, labels)

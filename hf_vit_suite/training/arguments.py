@@ -140,7 +140,8 @@ DATASET_DEFAULTS = {
         "config_overrides": "image_size=32,patch_size=8,num_hidden_layers=6",
         "horizontal_flip": 0.0,
         "crop_scale": 0.6,
-        "num_train_epochs": 40.0,
+        "rand_augment": 6,
+        "num_train_epochs": 60.0,
     }
 }
 

@@ -15,6 +15,7 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from ..models.presets import preset_config
+from ..opening import open_pretrained
 from .arguments import ModelArguments
 from .optimization import BLOCK
 
@@ -84,15 +85,15 @@ def from_preset(arguments: ModelArguments, label_names: list[str]) -> tuple[PreT
 
 def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[PreTrainedModel, ViTImageProcessor]:
     """A checkpoint, with a new head where its labels are others."""
-    config = AutoConfig.from_pretrained(arguments.model)
+    config = open_pretrained(AutoConfig, arguments.model)
     keeps_head = list((config.id2label or {}).values()) == label_names
     if arguments.drop_path_rate is not None:
         config.drop_path_rate = arguments.drop_path_rate
     old_labels = len(config.id2label or {})
     for name, value in label_fields(label_names).items():
         setattr(config, name, value)
-    model = AutoModelForImageClassification.from_pretrained(
-        arguments.model, config=config, ignore_mismatched_sizes=not keeps_head
+    model = open_pretrained(
+        AutoModelForImageClassification, arguments.model, config=config, ignore_mismatched_sizes=not keeps_head
     )
     if not keeps_head:
         start_new_heads(model, config)
@@ -102,7 +103,7 @@ def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[
             old_labels,
             len(label_names),
         )
-    processor = AutoImageProcessor.from_pretrained(arguments.model)
+    processor = open_pretrained(AutoImageProcessor, arguments.model)
     if arguments.image_size is not None:
         set_input_size(processor, arguments.image_size)
     return model, processor

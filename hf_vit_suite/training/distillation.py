@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from ..data import input_size
+from ..opening import open_pretrained
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, kind: str, temperature: float) -> Tensor:
@@ -45,7 +46,7 @@ class Teacher(nn.Module):
 
     def __init__(self, name: str, label_names: list[str], student_processor):
         super().__init__()
-        config = AutoConfig.from_pretrained(name)
+        config = open_pretrained(AutoConfig, name)
         if sorted(config.id2label.values()) != sorted(label_names):
             raise ValueError(
                 f"the teacher {name} knows other labels than the data: it has {len(config.id2label)} "
@@ -53,8 +54,8 @@ class Teacher(nn.Module):
                 f"({', '.join(label_names[:3])}, ...): fine-tune the teacher on this data first"
             )
         index = {label: number for number, label in config.id2label.items()}
-        processor = AutoImageProcessor.from_pretrained(name)
-        self.model = AutoModelForImageClassification.from_pretrained(name).eval().requires_grad_(False)
+        processor = open_pretrained(AutoImageProcessor, name)
+        self.model = open_pretrained(AutoModelForImageClassification, name).eval().requires_grad_(False)
         self.size = input_size(processor)
         self.register_buffer("order", torch.tensor([index[label] for label in label_names]), persistent=False)
         scale, shift = renormalisation(student_processor, processor)

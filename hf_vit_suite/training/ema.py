@@ -50,9 +50,10 @@ class WeightAverage(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
     ) -> None:
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
-        weights = [weight.detach() for _, weight in trained(model)]
+        weights = dict(trained(model))
         with torch.no_grad():
-            get_ema_multi_avg_fn(decay)(list(self.average.values()), weights, None)
+            update = get_ema_multi_avg_fn(decay)
+            update(list(self.average.values()), [weights[name].detach() for name in self.average], None)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if args.should_save:

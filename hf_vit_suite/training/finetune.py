@@ -7,14 +7,17 @@ import shutil
 import time
 from pathlib import Path
 
+from datasets import IterableDataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
 
 from ..data import (
-    ImageClassificationCollator,
+    AugmentedImages,
+    ImageMixer,
     ImageTransform,
     LabelledImages,
     apply_transform,
+    collate_images,
     evaluation_transform,
     load_image_dataset,
     training_transform,
@@ -23,7 +26,7 @@ from .arguments import DataArguments, FinetuneTrainingArguments, ModelArguments,
 from .building import build_model
 from .distillation import Teacher
 from .ema import EMA_FILE, WeightAverage
-from .metrics import classification_metrics
+from .metrics import classification_metrics, cross_entropy
 from .results import check_reload, save_results
 from .trainer import ClassificationTrainer, first_output
 
@@ -121,9 +124,10 @@ def build_trainer(
     resume_from: str | None,
 ) -> ClassificationTrainer:
     """The Trainer with transformed data and the recipe's parts."""
-    if arguments.max_steps <= 0 and not hasattr(data.splits["train"], "__len__"):
+    is_stream = isinstance(data.splits["train"], IterableDataset)
+    if is_stream and arguments.max_steps <= 0:
         raise ValueError("a streamed data set has no length: say with --max_steps how long to train")
-    train = training_transform(
+    augment = training_transform(
         processor,
         random_resized_crop=recipe.random_resized_crop,
         crop_scale=(recipe.crop_scale, 1.0),
@@ -131,18 +135,23 @@ def build_trainer(
         rand_augment=recipe.rand_augment,
         random_erasing=recipe.random_erasing,
     )
+    train_rows = data.splits["train"]
+    if is_stream:
+        train_rows = apply_transform(train_rows, ImageTransform(augment))
+    else:
+        train_rows = AugmentedImages(train_rows, ImageTransform(augment), arguments.data_seed or arguments.seed)
     callbacks: list[TrainerCallback] = []
     if recipe.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
     return ClassificationTrainer(
         recipe=recipe,
-        train_collator=ImageClassificationCollator(len(data.label_names), recipe.mixup, recipe.cutmix),
+        mixer=ImageMixer(len(data.label_names), recipe.mixup, recipe.cutmix),
         teacher=Teacher(recipe.teacher, data.label_names, processor) if recipe.teacher is not None else None,
         average=WeightAverage(recipe.ema_decay, resume_from) if recipe.ema_decay else None,
         model=model,
         args=arguments,
-        data_collator=ImageClassificationCollator(len(data.label_names)),
-        train_dataset=apply_transform(data.splits["train"], ImageTransform(train)),
+        data_collator=collate_images,
+        train_dataset=train_rows,
         eval_dataset=apply_transform(data.splits["validation"], ImageTransform(evaluation_transform(processor))),
         processing_class=processor,
         compute_metrics=classification_metrics,
@@ -167,13 +176,14 @@ def evaluate(trainer: ClassificationTrainer, data: LabelledImages) -> tuple[dict
     metrics = {
         split: {
             name: output.metrics[f"{split}_{name}"]
-            for name in ("accuracy", "top5_accuracy", "f1_macro", "loss")
+            for name in ("accuracy", "top5_accuracy", "f1_macro")
             if f"{split}_{name}" in output.metrics
         }
+        | {"loss": cross_entropy(output)}
         for split, output in outputs.items()
     }
     images = {split: len(output.label_ids) for split, output in outputs.items()}
-    if hasattr(data.splits["train"], "__len__"):
+    if not isinstance(data.splits["train"], IterableDataset):
         images["train"] = len(data.splits["train"])
     report = {
         "metrics": metrics,

@@ -106,7 +106,8 @@ def check_reload(trainer: ClassificationTrainer, data: LabelledImages) -> None:
     folder = trainer.args.output_dir
     pixel_values = first_test_images(trainer, data, RELOADED_IMAGES)
     reloaded = AutoModelForImageClassification.from_pretrained(folder).eval()
-    trained = trainer.model.eval()
+    # Without the mixed precision that Trainer wraps around a model's forward.
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
     with torch.no_grad():
         expected = trained(pixel_values.to(trained.device)).logits.cpu()
         found = reloaded(pixel_values).logits

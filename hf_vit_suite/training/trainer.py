@@ -5,14 +5,24 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from ..data import AugmentedImages, ImageMixer
 from .arguments import RecipeArguments
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
 from .optimization import decayed_parameter_names, layer_decay_groups
+
+
+class AugmentationEpoch(TrainerCallback):
+    """Tells the training rows which epoch it is; accelerate's loader does so in one process only."""
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader, **kwargs
+    ) -> None:
+        if isinstance(train_dataloader.dataset, AugmentedImages):
+            train_dataloader.dataset.set_epoch(int(state.epoch))
 
 
 class ClassificationTrainer(Trainer):
@@ -20,7 +30,7 @@ class ClassificationTrainer(Trainer):
 
     Args:
         recipe: Layer decay and distillation.
-        train_collator: Collates training batches, where mixup and cutmix happen; evaluation uses `data_collator`.
+        mixer: Mixup and cutmix of training batches.
         teacher: Classifier to distil from; `None` is none.
         average: Moving average of the weights; evaluation runs with it. `None` is none.
         **kwargs: Trainer's own.
@@ -31,25 +41,19 @@ class ClassificationTrainer(Trainer):
     def __init__(
         self,
         recipe: RecipeArguments,
-        train_collator,
+        mixer: ImageMixer,
         teacher: Teacher | None = None,
         average: WeightAverage | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.recipe = recipe
-        self.train_collator = train_collator
+        self.mixer = mixer
         self.teacher = teacher.to(self.args.device) if teacher is not None else None
         self.average = average
+        self.add_callback(AugmentationEpoch())
         if average is not None:
             self.add_callback(average)
-
-    def get_train_dataloader(self) -> DataLoader:
-        evaluation_collator, self.data_collator = self.data_collator, self.train_collator
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = evaluation_collator
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return sorted(decayed_parameter_names(model))
@@ -71,32 +75,36 @@ class ClassificationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, ImageClassifierOutput]:
         """Cross-entropy with class numbers or mixed labels, and the teacher's part in training."""
-        outputs = model(inputs["pixel_values"])
+        pixel_values, labels = inputs["pixel_values"], inputs["labels"]
+        if model.training:
+            # Mixing here, not in the data loader, draws from the random state that checkpoints keep.
+            pixel_values, labels = self.mixer(pixel_values, labels)
+        outputs = model(pixel_values)
         if not model.training:
-            loss = F.cross_entropy(outputs.logits, inputs["labels"])
+            loss = F.cross_entropy(outputs.logits, labels)
         elif self.teacher is None:
-            loss = self.label_loss(outputs.logits, inputs["labels"])
+            loss = self.label_loss(outputs.logits, labels)
         else:
-            loss = self.distilled_loss(outputs, inputs)
+            loss = self.distilled_loss(outputs, self.teacher(pixel_values), labels)
         return (loss, outputs) if return_outputs else loss
 
     def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy, smoothed by `label_smoothing_factor`; a scalar."""
         return F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
 
-    def distilled_loss(self, outputs: ImageClassifierOutput, inputs: dict[str, Tensor]) -> Tensor:
+    def distilled_loss(self, outputs: ImageClassifierOutput, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """DeiT's objective: the class head learns the labels, the distillation head the teacher."""
         class_logits = distillation_logits = outputs.logits
         if getattr(outputs, "distillation_logits", None) is not None:
             class_logits, distillation_logits = outputs.class_logits, outputs.distillation_logits
         of_teacher = distillation_loss(
             distillation_logits,
-            self.teacher(inputs["pixel_values"]),
+            teacher_logits,
             self.recipe.distillation,
             self.recipe.distillation_temperature,
         )
         alpha = self.recipe.distillation_alpha
-        return (1 - alpha) * self.label_loss(class_logits, inputs["labels"]) + alpha * of_teacher
+        return (1 - alpha) * self.label_loss(class_logits, labels) + alpha * of_teacher
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Keeps the card that the recipe writes from measured figures: Trainer's own would replace it."""

@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import BitImageProcessor, DeiTImageProcessor, ViTImageProcessor
 
 from hf_vit_suite.data import (
+    AugmentedImages,
     ImageTransform,
     apply_transform,
     evaluation_transform,
@@ -105,3 +106,24 @@ def test_rows_are_decoded_and_transformed_when_read():
     streamed = apply_transform(split.to_iterable_dataset(), ImageTransform(evaluation_transform(processor)))
     for found, pixels in zip(streamed, expected, strict=True):
         assert torch.equal(torch.as_tensor(found["pixel_values"]), pixels)
+
+
+def test_augmentation_depends_on_seed_epoch_and_row_alone():
+    split = load_image_dataset("digits").splits["test"].select(range(12))
+    transform = ImageTransform(training_transform(ViTImageProcessor(size={"height": 8, "width": 8}), rand_augment=9))
+
+    def epoch(number: int, seed: int = 1, workers: int = 0) -> torch.Tensor:
+        rows = AugmentedImages(split, transform, seed)
+        rows.set_epoch(number)
+        loader = torch.utils.data.DataLoader(rows, batch_size=4, num_workers=workers)
+        return torch.cat([batch["pixel_values"] for batch in loader])
+
+    state = torch.get_rng_state()
+    first = epoch(0)
+    assert torch.equal(epoch(0), first)
+    assert torch.equal(epoch(0, workers=2), first)
+    assert not torch.equal(epoch(1), first)
+    assert not torch.equal(epoch(0, seed=2), first)
+    torch.set_rng_state(state)
+    AugmentedImages(split, transform, 1)[0]
+    assert torch.equal(torch.get_rng_state(), state)

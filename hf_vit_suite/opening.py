@@ -1,0 +1,19 @@
+"""Opening checkpoints by name, with errors that name what could not be opened."""
+
+from typing import Any
+
+
+def open_pretrained(auto_class: type, name: str, **options) -> Any:
+    """`auto_class.from_pretrained(name, **options)`.
+
+    Args:
+        auto_class: An Auto class of transformers.
+        name: Folder or Hub name.
+
+    Raises:
+        ValueError: If there is no such folder or Hub name, or it holds something else.
+    """
+    try:
+        return auto_class.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} can't be opened by {auto_class.__name__}: {error}") from error

@@ -1,0 +1,50 @@
+"""Small models and data of the training tests."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from transformers import ViTImageProcessor
+
+from hf_vit_suite import SuiteViTConfig, SuiteViTForImageClassification
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 16,
+    "patch_size": 8,
+    "id2label": {0: "blue", 1: "green", 2: "red"},
+}
+# The same network as arguments of the command.
+TINY_PRESET = (
+    "--preset",
+    "vit_tiny_patch16_224",
+    "--config_overrides",
+    "hidden_size=32,num_hidden_layers=3,num_attention_heads=2,intermediate_size=64,image_size=16,patch_size=8",
+)
+
+
+def tiny_classifier(**fields) -> SuiteViTForImageClassification:
+    """A tiny classifier with random weights."""
+    return SuiteViTForImageClassification(SuiteViTConfig(**{**TINY, **fields}))
+
+
+def save_tiny_classifier(folder: Path, **fields) -> Path:
+    """A tiny classifier's folder with its image processor."""
+    tiny_classifier(**fields).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def make_colours(root: Path, images_a_class: int = 40, names: tuple[str, ...] = ("blue", "green", "red")) -> Path:
+    """Noisy pictures in which one channel, the class's, is brightest: easy to learn in seconds."""
+    random = np.random.default_rng(0)
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for index in range(images_a_class):
+            pixels = random.integers(0, 120, (20, 24, 3))
+            pixels[..., 2 - number] += 100
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index}.png")
+    return root

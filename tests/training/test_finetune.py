@@ -1,0 +1,293 @@
+"""`hf-vit-suite finetune` as users run it: in its own process, on real files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from references_of_training import TINY_PRESET, make_colours, save_tiny_classifier
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+
+from hf_vit_suite.data import decode_image
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = {
+    "README.md",
+    "attention.png",
+    "config.json",
+    "configuration_vit.py",
+    "confusion_matrix.png",
+    "curves.png",
+    "embedding.py",
+    "metrics.json",
+    "model.safetensors",
+    "modeling_vit.py",
+    "preprocessor_config.json",
+    "transformer.py",
+}
+QUICK = (
+    "--per_device_train_batch_size",
+    "8",
+    "--num_train_epochs",
+    "3",
+    "--learning_rate",
+    "3e-3",
+    "--report_to",
+    "none",
+)
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """An image folder of three easy classes."""
+    return make_colours(tmp_path / "colours")
+
+
+@pytest.fixture
+def finetune(run_command, colours: Path, tmp_path: Path):
+    """Runs the command on the colours into `tmp_path / "out"`; further arguments follow."""
+
+    def run(*arguments: str, **options):
+        fixed = ("finetune", "--dataset", str(colours), "--output_dir", str(tmp_path / "out"), *QUICK)
+        return run_command(*fixed, *arguments, **options)
+
+    return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """A folder's weights."""
+    return load_file(folder / "model.safetensors")
+
+
+def report(folder: Path) -> dict:
+    """A folder's metrics.json."""
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess, *parts: str, code: int = 1) -> None:
+    """The last line of stderr is the error, holds these parts, and there is no traceback."""
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    for part in parts:
+        assert part in last, last
+
+
+def test_trained_folder_holds_everything_and_classifies(finetune, colours: Path, tmp_path: Path):
+    output = finetune(*TINY_PRESET).stdout
+    folder = tmp_path / "out"
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(("checkpoint-", "runs"))} == RESULTS
+    measured = report(folder)["metrics"]["test"]
+    assert measured["accuracy"] >= 0.9
+    assert f"test accuracy {measured['accuracy']:.4f} on 12 images" in output
+    card = (folder / "README.md").read_text()
+    assert f"{measured['accuracy']:.4f}" in card
+    assert "library_name: transformers" in card
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    assert model.config.id2label == {0: "blue", 1: "green", 2: "red"}
+    image = decode_image(colours / "red" / "0.png")
+    pixels = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt").pixel_values
+    assert model(pixels).logits.argmax().item() == 2
+    for name in ("attention.png", "curves.png", "confusion_matrix.png"):
+        assert min(decode_image(folder / name).size) > 200
+
+
+def test_whole_recipe_at_once_still_learns(finetune, tmp_path: Path):
+    teacher = save_tiny_classifier(tmp_path / "teacher")
+    finetune(
+        *TINY_PRESET, "--rand_augment", "5", "--random_erasing", "0.25", "--mixup", "0.8", "--cutmix", "1.0",
+        "--label_smoothing_factor", "0.1", "--drop_path_rate", "0.1", "--layer_decay", "0.9", "--ema_decay", "0.9",
+        "--early_stopping_patience", "5", "--gradient_accumulation_steps", "2", "--activation_checkpointing",
+        "--bf16", "--use_cpu", "--teacher", str(teacher), "--distillation", "soft", "--distillation_alpha", "0.1",
+    )  # fmt: skip
+    found = report(tmp_path / "out")
+    assert found["metrics"]["test"]["accuracy"] >= 0.6
+    assert found["steps"] == 18
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["drop_path_rate"] == 0.1
+
+
+def test_distilled_student_learns_from_its_teacher_alone(finetune, colours: Path, tmp_path: Path):
+    finetune(*TINY_PRESET)
+    teacher = tmp_path / "teacher"
+    (tmp_path / "out").rename(teacher)
+    preset = TINY_PRESET[-1] + ",use_distillation_token=true"
+    # With alpha 1 the labels have no part in the loss: what the student knows is the teacher's.
+    finetune(
+        *TINY_PRESET[:-1], preset, "--teacher", str(teacher), "--distillation", "hard", "--distillation_alpha", "1.0"
+    )
+    student = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    images = [decode_image(colours / name / f"{i}.png") for name in ("blue", "green", "red") for i in range(10)]
+    outputs = student(processor(images, return_tensors="pt").pixel_values)
+    expected = torch.arange(3).repeat_interleave(10)
+    assert (outputs.distillation_logits.argmax(dim=-1) == expected).float().mean() >= 0.9
+
+
+def test_linear_probe_trains_the_head_alone(finetune, tmp_path: Path):
+    base = save_tiny_classifier(tmp_path / "base")
+    before = weights(base)
+    finetune("--model", str(base), "--linear_probe")
+    for name, weight in weights(tmp_path / "out").items():
+        assert torch.equal(weight, before[name]) == ("classifier" not in name), name
+
+
+def test_adapters_are_merged_and_change_the_blocks(finetune, tmp_path: Path):
+    base = save_tiny_classifier(tmp_path / "base")
+    before = weights(base)
+    finetune("--model", str(base), "--lora", "--lora_rank", "4", "--ema_decay", "0.5")
+    after = weights(tmp_path / "out")
+    assert after.keys() == before.keys()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert "vit.encoder.blocks.0.attention.qkv.weight" in changed
+    assert "classifier.weight" in changed
+    assert not any("embeddings" in name or "norm" in name for name in changed)
+    difference = (
+        after["vit.encoder.blocks.0.attention.qkv.weight"] - before["vit.encoder.blocks.0.attention.qkv.weight"]
+    )
+    assert torch.linalg.matrix_rank(difference, atol=1e-5) <= 4
+    assert report(tmp_path / "out")["metrics"]["test"]["accuracy"] >= 0.6
+
+
+def test_head_of_other_labels_is_replaced_and_said_so(finetune, tmp_path: Path):
+    base = save_tiny_classifier(tmp_path / "base", id2label={0: "cat", 1: "dog", 2: "owl"})
+    output = finetune("--model", str(base), "--max_steps", "1")
+    assert "a new head is made" in output.stderr
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {
+        "0": "blue", "1": "green", "2": "red"
+    }  # fmt: skip
+    old, new = weights(base)["classifier.weight"], weights(tmp_path / "out")["classifier.weight"]
+    assert (old - new).abs().mean() > 0.005  # one step of the optimiser moves a weight by less
+
+
+def test_transformers_own_checkpoint_is_trained_at_another_image_size(finetune, tmp_path: Path):
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=8
+    )
+    ViTForImageClassification(config).save_pretrained(tmp_path / "base")
+    AutoImageProcessor.from_pretrained(save_tiny_classifier(tmp_path / "ours")).save_pretrained(tmp_path / "base")
+    finetune("--model", str(tmp_path / "base"))
+    assert report(tmp_path / "out")["metrics"]["test"]["accuracy"] >= 0.6
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "vit"
+
+
+def test_other_image_size_is_kept_in_the_image_processor(finetune, tmp_path: Path):
+    base = save_tiny_classifier(tmp_path / "base")
+    finetune("--model", str(base), "--image_size", "24", "--max_steps", "2")
+    assert AutoImageProcessor.from_pretrained(tmp_path / "out").size["height"] == 24
+    assert weights(tmp_path / "out")["vit.embeddings.position_embeddings"].shape[1] == 5
+
+
+def test_streamed_data_trains_for_the_steps_given(finetune, tmp_path: Path):
+    assert_one_line_error(finetune(*TINY_PRESET, "--streaming", check=False), "--max_steps")
+    finetune(*TINY_PRESET, "--streaming", "--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "3",
+             "--save_strategy", "steps", "--save_steps", "3")  # fmt: skip
+    assert report(tmp_path / "out")["steps"] == 6
+
+
+def test_config_file_gives_arguments_that_the_command_line_overrides(finetune, tmp_path: Path):
+    (tmp_path / "run.yaml").write_text("max_steps: 3\nseed: 7\nhorizontal_flip: 0.0\n")
+    finetune(*TINY_PRESET, "--config", str(tmp_path / "run.yaml"), "--max_steps", "2")
+    assert report(tmp_path / "out")["steps"] == 2
+    (tmp_path / "run.yaml").write_text("max_stepz: 3\n")
+    bad = finetune(*TINY_PRESET, "--config", str(tmp_path / "run.yaml"), check=False)
+    assert_one_line_error(bad, "unknown arguments: max_stepz")
+
+
+RESUMABLE = (
+    *TINY_PRESET, "--ema_decay", "0.9", "--mixup", "0.5", "--rand_augment", "5", "--drop_path_rate", "0.2",
+    "--save_strategy", "steps", "--save_steps", "5", "--eval_strategy", "steps", "--eval_steps", "5",
+    "--max_steps", "24",
+)  # fmt: skip
+
+
+def test_killed_run_resumes_to_the_same_weights_as_an_unbroken_one(run_command, colours: Path, tmp_path: Path):
+    common = ["finetune", "--dataset", str(colours), *QUICK, *RESUMABLE]
+    run_command(*common, "--output_dir", str(tmp_path / "unbroken"))
+    broken = tmp_path / "broken"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "hf_vit_suite", *common, "--output_dir", str(broken)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (broken / "checkpoint-10" / "ema.safetensors").exists():
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "model.safetensors").exists()
+    (broken / "checkpoint-99").mkdir()  # what a kill while saving leaves
+    run_command(*common, "--output_dir", str(broken), "--resume_from_checkpoint", "last")
+    expected, found = weights(tmp_path / "unbroken"), weights(broken)
+    assert expected.keys() == found.keys()
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight), name
+
+
+def test_folder_that_holds_a_model_is_refused_and_stays_as_it_was(finetune, tmp_path: Path):
+    folder = save_tiny_classifier(tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert_one_line_error(finetune(*TINY_PRESET, check=False), "holds a model already", "--overwrite_output_dir")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    finetune(*TINY_PRESET, "--max_steps", "1", "--overwrite_output_dir")
+    assert (folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--preset", "vit_huge"), ("no preset is named 'vit_huge'",)),
+        (("--preset", "vit_tiny_patch16_224", "--model", "x"), ("give one of --preset", "--model")),
+        ((), ("give one of --preset",)),
+        (("--model", "nowhere/nothing"), ("nowhere/nothing",)),
+        ((*TINY_PRESET, "--linear_probe", "--lora"), ("give one of --linear_probe and --lora",)),
+        (("--preset", "vit_tiny_patch16_224", "--config_overrides", "width=3"), ("no field width",)),
+        (("--preset", "vit_tiny_patch16_224", "--config_overrides", "width"), ("name=value pairs", "'width'")),
+        (("--preset", "vit_tiny_patch16_224", "--image_size", "225"), ("multiple of patch_size 16", "225")),
+        ((*TINY_PRESET, "--resume_from_checkpoint", "last"), ("no complete checkpoint",)),
+        ((*TINY_PRESET, "--resume_from_checkpoint", "nowhere"), ("nowhere is no checkpoint folder",)),
+        ((*TINY_PRESET, "--ema_decay", "2"), ("ema_decay must be above 0 and below 1, got 2",)),
+        ((*TINY_PRESET, "--layer_decay", "2"), ("layer_decay must be above 0 and at most 1, got 2",)),
+    ],
+    ids=lambda value: " ".join(value[-2:]),
+)
+def test_arguments_that_do_not_fit_are_one_line(finetune, tmp_path: Path, arguments: tuple, parts: tuple):
+    assert_one_line_error(finetune(*arguments, check=False), *parts)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_wrong_argument_exits_with_2_and_help_with_0(run_command):
+    assert run_command("finetune", "--no_such_argument", "1", check=False).returncode == 2
+    helped = run_command("finetune", "--help")
+    for name in ("--dataset", "--mixup", "--gradient_accumulation_steps", "--linear_probe"):
+        assert name in helped.stdout
+
+
+def test_missing_data_is_one_line_and_debug_shows_the_traceback(run_command, tmp_path: Path):
+    missing = run_command("finetune", "--dataset", "./nowhere", *TINY_PRESET, check=False)
+    assert_one_line_error(missing, "./nowhere", "there is no such file or folder")
+    debugged = run_command("--debug", "finetune", "--dataset", "./nowhere", *TINY_PRESET, check=False)
+    assert "Traceback" in debugged.stderr
+
+
+def test_two_processes_train_to_the_weights_of_one(run_command, run_python, colours: Path, tmp_path: Path):
+    common = ("finetune", "--dataset", str(colours), *TINY_PRESET, "--max_steps", "4", "--report_to", "none",
+              "--learning_rate", "1e-2", "--rand_augment", "5",
+              "--load_best_model_at_end", "False", "--optim", "sgd", "--use_cpu")  # fmt: skip
+    run_command(*common, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "16")
+    run_python(
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_vit_suite", *common,
+        "--output_dir", str(tmp_path / "two"), "--per_device_train_batch_size", "8", "--ddp_backend", "gloo",
+        OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    expected = weights(tmp_path / "one")
+    for name, weight in weights(tmp_path / "two").items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
+    assert report(tmp_path / "two")["metrics"]["test"] == pytest.approx(
+        report(tmp_path / "one")["metrics"]["test"], rel=1e-3
+    )
