@@ -1,0 +1,1 @@
+"""Reference weights in and out; installed as `hf_vit_suite.conversion`. The layouts are still to come."""
