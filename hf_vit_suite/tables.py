@@ -67,7 +67,9 @@ def print_presets(rows: Sequence[dict]) -> None:
 
 def print_predictions(predictions: Sequence[dict]) -> None:
     """Predictions as a table, an image's labels below one another."""
-    table = Table("image", "label", box=SIMPLE)
+    table = Table(box=SIMPLE)
+    table.add_column("image", overflow="fold")
+    table.add_column("label", overflow="fold")
     table.add_column("probability", justify="right")
     for prediction in predictions:
         name = prediction["image"]

@@ -128,6 +128,8 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if path == "/api/whoami-v2":
             self.answer(200, {"name": "user", "type": "user", "auth": {}, "orgs": []})
+        elif path == "/api/agent-harnesses":  # a list that the client may ask for to name its caller
+            self.answer(200, {"standardEnvVars": [], "harnesses": {}})
         elif match := re.fullmatch(rf"/{REPOSITORY}/resolve/[^/]+/(?P<file>.+)", path):
             self.resolve(match["repo"], match["file"])
         elif match := re.fullmatch(rf"/api/models/{REPOSITORY}(/revision/[^/]+)?", path):

@@ -24,7 +24,8 @@ def test_map_is_the_class_tokens_row_on_the_patch_grid(prefix: dict, layer: int)
     for row in range(2):
         for column in range(5):
             token = config.num_prefix_tokens + row * 5 + column
-            assert torch.equal(maps[:, :, row, column], attention[:, :, 0, token])
+            # Layers that aren't asked for run under SDPA here and eagerly there.
+            torch.testing.assert_close(maps[:, :, row, column], attention[:, :, 0, token], rtol=1e-5, atol=1e-6)
 
 
 def test_model_without_known_tokens_is_refused():
