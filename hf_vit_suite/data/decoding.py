@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
+import fsspec
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 WHITE = (255, 255, 255, 255)
@@ -17,18 +18,18 @@ class ImageDecodingError(ValueError):
     """A file that holds no readable image; the message says which and why."""
 
 
-def decode_image(source: Mapping | bytes | str | os.PathLike | Image.Image) -> Image.Image:
+def decode_image(source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> Image.Image:
     """Reads an image as people see it: upright, on white where transparent, the first frame of an animation.
 
     Args:
-        source: A path, the file's bytes, `{"bytes": ..., "path": ...}` as `datasets.Image(decode=False)` gives, or a
-            PIL image.
+        source: A path or fsspec URL, the file's bytes, `{"bytes": ..., "path": ...}` as `datasets.Image(decode=False)`
+            gives (`None` where a row has no image), or a PIL image.
 
     Returns:
         A loaded PIL image of mode RGB. 16-bit images are scaled to 8 bits by the range of 16.
 
     Raises:
-        ImageDecodingError: If there is no such file, or it is empty, cut off, or no image.
+        ImageDecodingError: If there is no image or no such file, or it is empty, cut off, or no image.
     """
     try:
         with warnings.catch_warnings():
@@ -36,17 +37,23 @@ def decode_image(source: Mapping | bytes | str | os.PathLike | Image.Image) -> I
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with open_image(source) as image:
                 return upright_rgb(image)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
-        reason = "the file is empty" if is_empty(source) else " ".join(str(error).split()) or type(error).__name__
-        raise ImageDecodingError(f"{image_name(source)} is no readable image: {reason}") from error
+    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError, Warning) as error:
+        raise ImageDecodingError(f"{image_name(source)} is no readable image: {reason(error, source)}") from error
 
 
-def open_image(source: Mapping | bytes | str | os.PathLike | Image.Image) -> AbstractContextManager[Image.Image]:
+def open_image(
+    source: Mapping | bytes | str | os.PathLike | Image.Image | None,
+) -> AbstractContextManager[Image.Image]:
     """The PIL image of any kind of source, not yet decoded; only what is opened here is closed."""
     if isinstance(source, Image.Image):
         return nullcontext(source)
     if isinstance(source, Mapping):
-        source = source["bytes"] if source.get("bytes") is not None else source["path"]
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    if source is None:
+        raise ValueError("there are neither bytes nor a path")
+    if isinstance(source, str) and "://" in source:  # streamed files and members of archives stay where they are
+        with fsspec.open(source, "rb") as file:
+            source = file.read()
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
@@ -68,14 +75,24 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def image_name(source: Mapping | bytes | str | os.PathLike | Image.Image) -> str:
+def reason(error: Exception, source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> str:
+    """Why a source can't be decoded, in one line that does not repeat its name."""
+    if is_empty(source):
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in no image format that Pillow knows"
+    message = getattr(error, "strerror", None) or str(error)
+    return " ".join(message.split()) or type(error).__name__
+
+
+def image_name(source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> str:
     """What to call a source in a message."""
     if isinstance(source, Mapping):
         return str(source.get("path") or "an image without a name")
     return str(source) if isinstance(source, str | os.PathLike) else "an image without a name"
 
 
-def is_empty(source: Mapping | bytes | str | os.PathLike | Image.Image) -> bool:
+def is_empty(source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> bool:
     """Whether a source is a file, or bytes, of length 0."""
     if isinstance(source, Mapping):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")

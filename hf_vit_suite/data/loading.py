@@ -4,8 +4,10 @@ import glob
 import io
 import logging
 import os
+import re
+import zlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import datasets
 import numpy as np
@@ -17,7 +19,14 @@ from .decoding import ImageDecodingError, decode_image
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+SPLIT_OF_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+# A split's name as a word of its own: `imagenet-val-0001.tar` is validation, `valuable.parquet` is not.
+SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF_NAME)})(?![a-z])")
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label", "target", "json.label", "json.cls")
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 UNDECODED = datasets.Image(decode=False)
@@ -57,18 +66,19 @@ def load_image_dataset(
 
     Args:
         source: `digits` (scikit-learn's, offline), a folder with a subfolder a class (which may stand in `train`,
-            `validation` and `test` folders), a parquet or webdataset (`.tar`) file, folder or glob, or the name of a
-            Hub data set.
+            `validation` and `test` folders), a parquet or webdataset (`.tar`) file, folder or glob (whose split is a
+            word of its path within), or the name of a Hub data set.
         image_column: Column of the images; default the one of image type, or named like one.
         label_column: Column of the labels; default the one of class type, or named like one.
         validation_fraction: Share of the training images that becomes the validation split where there is none.
         test_fraction: The same for the test split.
         seed: Draws the splits.
-        streaming: Read the data while it is used; labels must then be named by the source.
+        streaming: Read the data while it is used; labels must then be named by the source, and missing splits take
+            train's images by a hash, so that their shares are near the fractions and the seed has no part in them.
         strict_images: Stop at unreadable images rather than skip them.
 
     Returns:
-        The splits; every class keeps at least one training image.
+        The splits; every class keeps at least one training image. Names that a source declares and never uses stay.
 
     Raises:
         ValueError: If nothing is there, columns or labels can't be found or disagree, or, with `strict_images`, an
@@ -101,15 +111,19 @@ def open_source(source: str, streaming: bool) -> dict[str, Dataset | IterableDat
     path = Path(source).expanduser()
     if path.is_dir():
         builder, files = folder_files(path)
-    elif path.is_file() or any(sign in source for sign in "*?["):
-        files = {"train": sorted(glob.glob(str(path)))}
-        builder = builder_of(files["train"], source)
-    elif path.is_absolute() or source[0] in ".~" or path.suffix or source.count("/") > 1:
+    elif path.is_file() or glob.has_magic(source):
+        names = [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))
+        builder = builder_of(names, source)
+        files = by_split_name(Path(os.path.commonpath([os.path.dirname(name) for name in names])), names)
+    # The dot of a version is none of a file's suffix: `owner/data-v1.0` is a Hub name.
+    elif path.is_absolute() or source[0] in ".~" or path.suffix[1:].isalpha() or source.count("/") > 1:
         raise FileNotFoundError(f"--dataset {source}: there is no such file or folder")
     else:
         return open_hub(source, streaming)
     options = {"drop_labels": False} if builder == "imagefolder" else {}
-    return load(builder, f"--dataset {source}", data_files=files, streaming=streaming, **options)
+    # datasets takes names for patterns: unescaped, `photo[1].png` would be left out.
+    data_files = {split: [glob.escape(name) for name in names] for split, names in files.items()}
+    return load(builder, f"--dataset {source}", data_files=data_files, streaming=streaming, **options)
 
 
 def load(builder: str, named: str, **options) -> DatasetDict | IterableDatasetDict:
@@ -173,27 +187,39 @@ def folder_files(folder: Path) -> tuple[str, dict[str, list[str]]]:
 
 
 def by_split_name(folder: Path, files: list[str]) -> dict[str, list[str]]:
-    """Parquet or tar files by the split that the path within the folder begins with (`train-0001.tar`, `val/...`)."""
+    """Parquet or tar files by the first split that the path within the folder names (`data/train-0001.tar`)."""
     splits: dict[str, list[str]] = {}
     for name in files:
-        start = os.path.relpath(name, folder).lower()
-        split = next((key for key, names in SPLIT_NAMES.items() if start.startswith(names)), "train")
-        splits.setdefault(split, []).append(name)
+        word = SPLIT_WORD.search(os.path.relpath(name, folder).lower())
+        splits.setdefault(SPLIT_OF_NAME[word[1]] if word else "train", []).append(name)
     return splits if "train" in splits else {"train": files}
 
 
 def image_files(folder: Path, needs_every_class: bool) -> list[str]:
-    """The image files of class subfolders."""
-    suffixes = tuple(ImageFolder.EXTENSIONS)
+    """The image files of class subfolders; hidden files and folders, such as `.ipynb_checkpoints`, are none."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = {
-        path: [str(file) for file in sorted(path.rglob("*")) if file.suffix.lower() in suffixes] for path in classes
-    }
+    files = {path: visible_images(path) for path in classes}
     if not any(files.values()):
         raise ValueError(f"--dataset {folder}: no images in class subfolders, expected {folder}/CLASS/IMAGE.png")
     if needs_every_class and (empty := [path for path in classes if not files[path]]):
         raise ValueError(f"--dataset {folder}: class folder {empty[0]} has no image: remove it or add images")
-    return [name for names in files.values() for name in names]
+    # datasets names the class after the folder right above an image, whatever lies above that.
+    if deeper := [file.parent for path, images in files.items() for file in images if file.parent != path]:
+        raise ValueError(
+            f"--dataset {folder}: {deeper[0]} lies deeper than a class folder, expected {folder}/CLASS/IMAGE.png: "
+            "move it up, or name the folder that holds the class folders"
+        )
+    return [str(file) for images in files.values() for file in images]
+
+
+def visible_images(folder: Path) -> list[Path]:
+    """The image files under a folder of which no part is hidden."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in ImageFolder.EXTENSIONS
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
 
 
 def standard_splits(loaded: dict[str, Dataset | IterableDataset], source: str) -> dict[str, Dataset | IterableDataset]:
@@ -243,7 +269,7 @@ def two_columns(data: Dataset | IterableDataset, image_column: str, label_column
     return data.cast_column("image", UNDECODED)
 
 
-def find_problem(image: dict) -> dict[str, str]:
+def find_problem(image: dict | None) -> dict[str, str]:
     """What is wrong with an image, or nothing."""
     try:
         decode_image(image)
@@ -259,9 +285,11 @@ def drop_unreadable(splits: dict[str, Dataset], strict: bool, source: str) -> tu
         checked = data.map(
             find_problem, input_columns="image", remove_columns=data.column_names, desc=f"check {split}"
         )
-        problems = checked["problem"][:]
-        skipped += [problem for problem in problems if problem]
-        kept = [row for row, problem in enumerate(problems) if not problem]
+        # datasets keeps the outcome for the next run, by when a file may have been mended: what was bad is read again.
+        suspects = [row for row, problem in enumerate(checked["problem"][:]) if problem]
+        problems = {row: find_problem(data[row]["image"])["problem"] for row in suspects}
+        skipped += [f"{problem} ({split} row {row})" for row, problem in problems.items() if problem]
+        kept = [row for row in range(len(data)) if not problems.get(row)]
         readable[split] = data if len(kept) == len(data) else data.select(kept)
     if skipped:
         named = "; ".join(skipped[:MOST_NAMED]) + ("; ..." if len(skipped) > MOST_NAMED else "")
@@ -276,50 +304,82 @@ def number_labels(
 ) -> tuple[dict[str, Dataset], list[str]]:
     """Labels as numbers from 0 in the order of their names, the same in every split."""
     feature = complete["train"].features["label"]
-    values = {split: np.asarray(data["label"][:]) for split, data in readable.items()}
+    if not isinstance(feature, ClassLabel | Value):
+        raise ValueError(f"--dataset {source}: labels are {feature}, expected a number or a string for each image")
+    labels = {split: label_values(data) for split, data in readable.items()}
+    declared = set(label_values(complete["train"]))
     if isinstance(feature, ClassLabel):
-        names, order = feature.names, list(range(len(feature.names)))
-        values = {split: numbers for split, numbers in values.items() if not (numbers == UNLABELLED).all()}
+        name_of = dict(enumerate(feature.names))
+        labels = {split: values for split, values in labels.items() if split == "train" or set(values) != {UNLABELLED}}
     else:
-        order = sorted(set(np.asarray(complete["train"]["label"][:]).tolist()))
-        names = [str(value) for value in order]
-    check_classes(values["train"], order, names, source)
-    number = {value: index for index, value in enumerate(order)}
+        found = declared - {None}
+        order = sorted(found, key=int if all(str(value).isdecimal() for value in found) else None)
+        name_of = {value: str(value) for value in order}
+    check_labels(labels, declared, name_of, source)
+    number = {value: index for index, value in enumerate(name_of)}
     features = Features({"image": UNDECODED, "label": Value("int64")})
     numbered = {}
-    for split, labels in values.items():
-        if unknown := sorted(set(labels.tolist()) - set(number)):
-            raise ValueError(f"--dataset {source}: the {split} split has labels that train has not: {unknown[:5]}")
-        column = [number[label] for label in labels.tolist()]
-        data = readable[split].remove_columns("label").add_column("label", column)
+    for split, values in labels.items():
+        data = readable[split].remove_columns("label").add_column("label", [number[value] for value in values])
         numbered[split] = data.cast(features)
-    return numbered, list(names)
+    return numbered, list(name_of.values())
 
 
-def check_classes(labels: np.ndarray, order: list, names: list[str], source: str) -> None:
-    """There must be two classes, and a readable training image of each."""
-    if len(order) < 2:
-        raise ValueError(f"--dataset {source} has {len(order)} class ({', '.join(names)}), at least 2 are needed")
-    present = set(labels.tolist())
-    if missing := [name for name, value in zip(names, order, strict=True) if value not in present]:
+def label_values(data: Dataset) -> list:
+    """A split's labels; webdataset gives those of `.label` files as bytes."""
+    return [value.decode().strip() if isinstance(value, bytes) else value for value in data["label"][:]]
+
+
+def check_labels(labels: dict[str, list], declared: set, name_of: dict, source: str) -> None:
+    """Each image has a label that readable training images have too, of which there are two at least.
+
+    Args:
+        labels: Labels of the readable images by split.
+        declared: Labels of all training images, the unreadable ones too.
+        name_of: Names of the known labels.
+        source: Named in errors.
+    """
+    for split, values in labels.items():
+        if not values and split != "train":
+            raise ValueError(
+                f"--dataset {source}: the {split} split has no readable image: remove it or mend its files"
+            )
+        bare = [row for row, value in enumerate(values) if value in (None, UNLABELLED) and value not in name_of]
+        if bare:
+            raise ValueError(f"--dataset {source}: {len(bare)} images of the {split} split have no label: remove them")
+    present = set(labels["train"])
+    used = [name for value, name in name_of.items() if value in declared]
+    if len(used) < 2:
+        raise ValueError(f"--dataset {source} has {len(used)} class ({', '.join(used)}), at least 2 are needed")
+    if lost := [name for value, name in name_of.items() if value in declared - present]:
         raise ValueError(
-            f"--dataset {source}: class {missing[0]} has no readable training image: remove it or mend its files"
+            f"--dataset {source}: class {lost[0]} has no readable training image: remove it or mend its files"
         )
+    for split, values in labels.items():
+        if unknown := sorted(str(name_of.get(value, value)) for value in set(values) - present):
+            raise ValueError(
+                f"--dataset {source}: the {split} split has labels that train has not: {unknown[:MOST_NAMED]}"
+            )
 
 
 def split_off(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Splits a share off, class by class; each class keeps an image."""
+    """Splits a share off, class by class; classes too small for that give theirs together, and each keeps an image."""
     random = np.random.default_rng(seed)
     labels = np.asarray(data["label"][:])
     taken: list[int] = []
+    spare: list[int] = []
+    tiny = 0
     for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        taken += rows[: min(round(len(rows) * fraction), len(rows) - 1)].tolist()
-    if not taken:  # only tiny classes: one image of the largest
-        largest = np.flatnonzero(labels == np.bincount(labels).argmax())
-        if len(largest) < 2:
-            raise ValueError("too few images to split off a validation and a test part: at least 3 of one class")
-        taken = [int(random.choice(largest))]
+        rows = random.permutation(np.flatnonzero(labels == label)).tolist()
+        if share := round(len(rows) * fraction):
+            taken += rows[:share]
+        else:
+            spare += rows[1:]
+            tiny += len(rows)
+    if not taken and not spare:
+        raise ValueError("too few images to split off a validation and a test part: at least 3 of one class")
+    share = max(round(tiny * fraction), 0 if taken else 1)
+    taken += random.permutation(spare)[:share].astype(int).tolist()
     kept = np.setdiff1d(np.arange(len(data)), taken)
     return data.select(kept), data.select(sorted(taken))
 
@@ -327,7 +387,7 @@ def split_off(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datas
 def stream(
     splits: dict[str, IterableDataset], source: str, strict: bool, fractions: dict[str, float]
 ) -> LabelledImages:
-    """Streamed splits; missing ones are every so many rows of train, which train then leaves out.
+    """Streamed splits; missing ones are shares of train, which train then leaves out.
 
     Raises:
         ValueError: If the source does not name its labels, as they can't be listed without reading everything.
@@ -335,24 +395,34 @@ def stream(
     feature = (splits["train"].features or {}).get("label")
     if not isinstance(feature, ClassLabel):
         raise ValueError(f"--dataset {source} does not name its labels, which --streaming needs: leave it out")
-    for offset, split in enumerate(name for name in ("test", "validation") if name not in splits):
-        period = max(3, round(1 / fractions[split]))
-        splits[split] = splits["train"].filter(EveryNth(period, offset, True), with_indices=True)
-        splits["train"] = splits["train"].filter(EveryNth(period, offset, False), with_indices=True)
+    whole, start = splits["train"], 0.0
+    for split in ("test", "validation"):
+        if split not in splits:
+            splits[split] = whole.filter(IsInShare(start, start + fractions[split]), input_columns="image")
+            start += fractions[split]
+    splits["train"] = whole.filter(IsInShare(start, 1.0), input_columns="image")
     readable = {split: data.filter(IsReadable(strict), input_columns="image") for split, data in splits.items()}
     return LabelledImages(readable, list(feature.names), [], source)
 
 
 @dataclass(frozen=True)
-class EveryNth:
-    """Picks each row whose index is `offset` modulo `period`, or each other one."""
+class IsInShare:
+    """Whether an image's hash, from 0 to 1, lies from `start` up to `end`.
 
-    period: int
-    offset: int
-    picks: bool
+    An index would not do: workers and shuffling number the rows anew, so that splits would overlap.
+    """
 
-    def __call__(self, row: dict, index: int) -> bool:
-        return (index % self.period == self.offset) == self.picks
+    start: float
+    end: float
+
+    def __call__(self, image: dict | None) -> bool:
+        image = image or {}
+        if image.get("bytes") is not None:
+            key = image["bytes"]
+        else:  # the class folder and the file, wherever the data set lies
+            path = PurePosixPath((image.get("path") or "").split("::")[0])
+            key = "/".join(path.parts[-2:]).encode()
+        return self.start <= zlib.crc32(key) / 2**32 < self.end
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,26 @@ def test_unreadable_file_is_named_in_one_line(kind: str, tmp_path: Path, monkeyp
     assert kind in message
     assert "\n" not in message
     assert kind != "empty.png" or "empty" in message
+
+
+@pytest.mark.parametrize("source", [None, {"bytes": None, "path": None}, b"no picture at all"])
+def test_source_without_a_name_is_refused_in_words_that_do_not_change(source: dict | bytes | None):
+    with pytest.raises(ImageDecodingError, match="an image without a name is no readable image") as error:
+        decode_image(source)
+    assert "0x" not in str(error.value)
+
+
+def test_file_whose_decoder_gives_up_is_refused():
+    picture = bytearray(encoded(Image.fromarray(gradient()), format="DDS"))
+    picture[80:84] = (144).to_bytes(4, "little")  # flags of a pixel format that Pillow does not implement
+    with pytest.raises(ImageDecodingError, match="Unknown pixel format flags 144"):
+        decode_image(bytes(picture))
+
+
+def test_member_of_an_archive_is_read_in_place(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        archive.writestr("cat/0.png", encoded(Image.fromarray(gradient()), format="PNG"))
+    decoded = decode_image({"bytes": None, "path": f"zip://cat/0.png::{tmp_path}/pictures.zip"})
+    assert np.array_equal(np.asarray(decoded), gradient())
+    with pytest.raises(ImageDecodingError, match=r"cat/1\.png"):
+        decode_image(f"zip://cat/1.png::{tmp_path}/pictures.zip")

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features
+from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -29,6 +31,14 @@ def make_folder(root: Path, counts: dict[str, int]) -> Path:
         for index in range(count):
             picture(50 * number).save(root / name / f"test_{index}.png")
     return root
+
+
+def write_parquet(path: Path, images: list, labels: list, label_type=None) -> None:
+    """A parquet file; labels are numbers of the classes x and y unless said otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    label_type = label_type if label_type is not None else ClassLabel(names=["x", "y"])
+    features = Features({"image": datasets.Image(), "label": label_type})
+    Dataset.from_dict({"image": images, "label": labels}, features=features).to_parquet(path)
 
 
 def level(row: dict) -> int:
@@ -72,6 +82,23 @@ def test_folders_named_after_splits_are_kept_as_splits(tmp_path: Path):
     data = load_image_dataset(str(tmp_path))
     assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 12, "validation": 3, "test": 3}
     assert set(data.splits["test"]["label"]) == {1}
+
+
+def test_names_with_pattern_signs_are_read_and_hidden_files_are_not(tmp_path: Path):
+    folder = make_folder(tmp_path / "pictures [2024]", {"c[a]t": 10, "dog": 10})
+    picture(0).save(folder / "c[a]t" / "photo[1].png")
+    (folder / "dog" / ".ipynb_checkpoints").mkdir()
+    picture(0).save(folder / "dog" / ".ipynb_checkpoints" / "0-checkpoint.png")
+    data = load_image_dataset(str(folder))
+    assert data.label_names == ["c[a]t", "dog"]
+    assert sum(len(rows) for rows in data.splits.values()) == 21
+
+
+def test_images_deeper_than_class_folders_are_refused(tmp_path: Path):
+    make_folder(tmp_path / "cat", {"black": 2, "white": 2})
+    make_folder(tmp_path, {"dog": 2})
+    with pytest.raises(ValueError, match=r"cat/black lies deeper than a class folder"):
+        load_image_dataset(str(tmp_path))
 
 
 def test_parquet_with_string_labels_and_columns_of_other_names(tmp_path: Path):
@@ -122,6 +149,51 @@ def test_glob_of_parquet_files(tmp_path: Path):
     assert sum(len(rows) for rows in data.splits.values()) == 20
 
 
+@pytest.mark.parametrize("pattern", ["", "**/*.parquet"])
+@pytest.mark.parametrize(
+    ("names", "test_images"),
+    [
+        (("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"), 4),
+        (("pictures-train-0.parquet", "pictures-test-0.parquet"), 4),
+        (("train.parquet", "testimony.parquet"), 2),
+    ],
+)
+def test_split_is_a_word_of_the_path(tmp_path: Path, names: tuple[str, str], test_images: int, pattern: str):
+    write_parquet(tmp_path / names[0], [picture(0)] * 20, [0, 1] * 10)
+    write_parquet(tmp_path / names[1], [picture(9)] * 4, [0, 1] * 2)
+    data = load_image_dataset(os.path.join(tmp_path, pattern))
+    assert len(data.splits["test"]) == test_images
+    assert all(level(row) == 0 for row in data.splits["train"]) == (test_images == 4)
+
+
+def test_webdataset_label_files_become_names_in_the_order_of_their_numbers(tmp_path: Path):
+    write_tar(tmp_path / "data.tar", [10, 9] * 10, "label")
+    data = load_image_dataset(str(tmp_path / "data.tar"))
+    assert data.label_names == ["9", "10"]
+    assert all(level(row) == (90, 100)[row["label"]] for row in data.splits["train"])
+
+
+def test_declared_names_without_images_stay(tmp_path: Path):
+    write_parquet(tmp_path / "data.parquet", [picture(0)] * 20, [0, 2] * 10, ClassLabel(names=["x", "unused", "y"]))
+    data = load_image_dataset(str(tmp_path / "data.parquet"))
+    assert data.label_names == ["x", "unused", "y"]
+    assert set(data.splits["train"]["label"]) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "label_type", "message"),
+    [
+        ([0, 1] * 4 + [None, -1], None, "2 images of the train split have no label"),
+        (["a", "b"] * 4 + [None, "a"], datasets.Value("string"), "1 images of the train split have no label"),
+        ([[0], [1]] * 5, datasets.List(datasets.Value("int64")), "expected a number or a string for each image"),
+    ],
+)
+def test_row_without_one_label_is_refused(tmp_path: Path, labels: list, label_type, message: str):
+    write_parquet(tmp_path / "data.parquet", [picture(0)] * 10, labels, label_type)
+    with pytest.raises(ValueError, match=message):
+        load_image_dataset(str(tmp_path / "data.parquet"))
+
+
 def test_hidden_test_labels_do_not_count_as_a_test_split(tmp_path: Path):
     features = Features({"image": datasets.Image(), "label": ClassLabel(names=["x", "y"])})
     for split, labels in (("train", [0, 1] * 10), ("test", [-1] * 4)):
@@ -147,10 +219,37 @@ def test_unreadable_images_are_skipped_counted_and_named(tmp_path: Path, caplog:
         load_image_dataset(str(tmp_path), strict_images=True)
 
 
+def test_row_without_image_is_skipped_and_named_by_its_number(tmp_path: Path):
+    write_parquet(tmp_path / "data.parquet", [picture(0)] * 19 + [None], [0, 1] * 10)
+    assert "train row 19" in load_image_dataset(str(tmp_path / "data.parquet")).skipped[0]
+
+
+def test_mended_image_is_no_longer_skipped(tmp_path: Path):
+    file = make_folder(tmp_path, {"cat": 6, "dog": 6}) / "cat" / "test_0.png"
+    whole, times = file.read_bytes(), (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    for content, skipped in ((bytes(len(whole)), 1), (whole, 0)):
+        file.write_bytes(content)
+        os.utime(file, ns=times)  # as where a disk comes back or a permission is given: datasets sees no change
+        assert len(load_image_dataset(str(tmp_path)).skipped) == skipped
+
+
 def test_every_class_keeps_a_training_image_however_few_there_are(tmp_path: Path):
     data = load_image_dataset(str(make_folder(tmp_path, {"cat": 1, "dog": 2, "owl": 9})))
     assert set(data.splits["train"]["label"]) == {0, 1, 2}
     assert all(len(rows) for rows in data.splits.values())
+
+
+def test_many_tiny_classes_give_their_share_together(tmp_path: Path):
+    data = load_image_dataset(str(make_folder(tmp_path, {f"class{number}": 4 for number in range(20)})))
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 65, "validation": 7, "test": 8}
+    assert set(data.splits["train"]["label"]) == set(range(20))
+
+
+def test_class_of_the_validation_folder_alone_is_refused_by_name(tmp_path: Path):
+    make_folder(tmp_path / "train", {"cat": 3, "dog": 3})
+    make_folder(tmp_path / "val", {"cat": 1, "zebra": 1})
+    with pytest.raises(ValueError, match=r"the validation split has labels that train has not: \['zebra'\]"):
+        load_image_dataset(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +272,19 @@ def test_class_without_readable_image_is_refused_by_name(tmp_path: Path):
         load_image_dataset(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [("train", "class cat has no readable training image"), ("val", "the validation split has no readable image")],
+)
+def test_split_without_readable_image_is_refused(tmp_path: Path, broken: str, message: str):
+    for split in ("train", "val"):
+        make_folder(tmp_path / split, {"cat": 2, "dog": 2})
+    for file in (tmp_path / broken).rglob("*.png"):
+        file.write_text("no picture")
+    with pytest.raises(ValueError, match=message):
+        load_image_dataset(str(tmp_path))
+
+
 def test_label_unknown_to_train_is_refused_by_name(tmp_path: Path):
     features = Features({"image": datasets.Image(), "label": datasets.Value("string")})
     for split, labels in (("train", ["a", "b"] * 5), ("test", ["a", "z"])):
@@ -188,9 +300,10 @@ def test_path_to_nowhere_is_refused_as_a_path(source: str):
         load_image_dataset(source)
 
 
-def test_name_that_the_hub_does_not_give_says_what_it_may_be():
-    with pytest.raises(ValueError, match="nobody/nothing is neither digits nor a file or folder here, and as a Hub"):
-        load_image_dataset("nobody/nothing")
+@pytest.mark.parametrize("name", ["nobody/nothing", "nobody/nothing-v1.0"])
+def test_name_that_the_hub_does_not_give_says_what_it_may_be(name: str):
+    with pytest.raises(ValueError, match=f"{name} is neither digits nor a file or folder here, and as a Hub"):
+        load_image_dataset(name)
 
 
 def test_file_of_another_kind_is_refused(tmp_path: Path):
@@ -222,6 +335,25 @@ def test_stream_has_the_rows_once_and_skips_unreadable_ones(tmp_path: Path, capl
     strict = load_image_dataset(str(tmp_path), streaming=True, strict_images=True)
     with pytest.raises(ValueError, match=r"broken\.png"):
         [list(stream) for stream in strict.splits.values()]
+
+
+def test_streamed_splits_never_share_an_image_however_they_are_read(tmp_path: Path):
+    for part in range(4):
+        levels = range(60 * part, 60 * part + 60)
+        write_parquet(tmp_path / f"part{part}.parquet", [picture(level) for level in levels], [0, 1] * 30)
+    streams = load_image_dataset(str(tmp_path), streaming=True).splits
+
+    def levels_of(*streams: datasets.IterableDataset) -> set[int]:
+        return {level(row) for stream in streams for row in stream}
+
+    once = {split: levels_of(stream) for split, stream in streams.items()}
+    assert sum(len(levels) for levels in once.values()) == 240
+    assert set.union(*once.values()) == set(range(240))
+    assert all(10 <= len(once[split]) <= 40 for split in ("validation", "test"))
+    for split, stream in streams.items():
+        parts = [split_dataset_by_node(stream, rank, world_size=2) for rank in range(2)]
+        assert levels_of(*parts) == once[split]
+    assert levels_of(streams["train"].shuffle(seed=3, buffer_size=8)) == once["train"]
 
 
 def test_stream_without_label_names_is_refused(tmp_path: Path):
