@@ -53,7 +53,8 @@ def training_transform(
         A transform of a PIL RGB image to a float tensor `[channels, height, width]`.
     """
     size = input_size(image_processor)
-    steps: list[Callable] = []
+    # A tensor from the start, as image processors resize tensors: Pillow's resizing differs by a level or two.
+    steps: list[Callable] = [v2.ToImage()]
     if random_resized_crop:
         steps.append(v2.RandomResizedCrop(size, scale=crop_scale, interpolation=interpolation(image_processor)))
     else:
@@ -62,7 +63,7 @@ def training_transform(
         steps.append(v2.RandomHorizontalFlip(horizontal_flip))
     if rand_augment:
         steps.append(v2.RandAugment(RAND_AUGMENT_OPERATIONS, magnitude=rand_augment))
-    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    steps.append(v2.ToDtype(torch.float32, scale=True))
     if getattr(image_processor, "do_normalize", False):
         steps.append(v2.Normalize(image_processor.image_mean, image_processor.image_std))
     if random_erasing:
