@@ -68,6 +68,9 @@ def finetune(
     model, processor = build_model(model_arguments, data.label_names)
     trainer = build_trainer(model, processor, data, recipe, training_arguments, resume_from)
 
+    if training_arguments.should_save and resume_from is None:
+        for old in checkpoints(Path(training_arguments.output_dir)):
+            shutil.rmtree(old)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume_from)
     seconds = time.perf_counter() - started
@@ -90,16 +93,18 @@ def prepare_output_dir(arguments: FinetuneTrainingArguments, recipe: RecipeArgum
         return checkpoint_to_resume(arguments.resume_from_checkpoint, folder, recipe)
     if not arguments.should_save:
         return None
-    old = [path for path in (folder / "config.json", *folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) if path.exists()]
+    old = [path for path in (folder / "config.json", *checkpoints(folder)) if path.exists()]
     if old and not arguments.overwrite_output_dir:
         raise ValueError(
             f"{folder} holds a model already ({old[0].name}): choose another --output_dir, go on with it by "
             "--resume_from_checkpoint last, or replace it by --overwrite_output_dir"
         )
-    for path in old:
-        if path.is_dir():
-            shutil.rmtree(path)
     return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Trainer's checkpoint folders."""
+    return list(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
 
 
 def checkpoint_to_resume(value: str, folder: Path, recipe: RecipeArguments) -> str:
@@ -109,7 +114,7 @@ def checkpoint_to_resume(value: str, folder: Path, recipe: RecipeArguments) -> s
         if not Path(value, TRAINER_STATE).is_file():
             raise ValueError(f"--resume_from_checkpoint: {value} is no checkpoint folder (it has no {TRAINER_STATE})")
         return value
-    complete = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / last_written).is_file()]
+    complete = [path for path in checkpoints(folder) if (path / last_written).is_file()]
     if not complete:
         raise ValueError(f"--resume_from_checkpoint: {folder} has no complete checkpoint, start without it")
     return str(max(complete, key=lambda path: int(path.name.split("-")[-1])))
