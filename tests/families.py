@@ -35,7 +35,7 @@ class Family:
         config: Makes the tiny config.
         auto_classes: Names of the Auto classes that open its folder.
         inputs: Makes forward's arguments from a config.
-        unused: Ends of the names of parameters that a plain forward leaves without gradient.
+        unused: Ends of the names of the parameters that a plain forward leaves without gradient, and no others.
     """
 
     name: str
@@ -69,3 +69,6 @@ FAMILIES = [
         VIT_CLASSES,
     ),
 ]
+
+# The first form of each model_type, for what is slow and differs between families, not between their forms.
+REPRESENTATIVES = list({family.config().model_type: family for family in reversed(FAMILIES)}.values())

@@ -130,7 +130,7 @@ class FinetuneTrainingArguments(TrainingArguments):
 
 
 # Peak learning rates by how much is trained, for AdamW at the default batch size.
-LEARNING_RATES = {"scratch": 1e-3, "checkpoint": 1e-4, "linear_probe": 1e-2, "lora": 1e-3}
+LEARNING_RATES = {"scratch": 5e-4, "checkpoint": 1e-4, "linear_probe": 1e-2, "lora": 1e-3}
 
 # What suits a data set that comes with the package; each value only where the user gives none.
 DATASET_DEFAULTS = {

@@ -15,6 +15,17 @@ from hf_vit_suite import SuiteViTConfig
         ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, got 0"),
         ({"image_size": 225}, "image_size must be a multiple of patch_size 16, got 225 x 225"),
         ({"image_size": (224, 230)}, "got 224 x 230"),
+        ({"image_size": 8}, "image_size must be a multiple of patch_size 16, got 8 x 8"),
+        ({"image_size": (224,)}, "image_size"),
+        ({"image_size": (224, 224, 3)}, "image_size"),
+        ({"num_channels": 0}, "num_channels must be at least 1, got 0"),
+        ({"intermediate_size": 0}, "intermediate_size must be at least 1, got 0"),
+        ({"hidden_dropout_prob": -0.1}, "hidden_dropout_prob must be at least 0 and below 1, got -0.1"),
+        (
+            {"attention_probs_dropout_prob": 1.5},
+            "attention_probs_dropout_prob must be at least 0 and below 1, got 1.5",
+        ),
+        ({"layer_norm_eps": -1e-6}, "layer_norm_eps"),
         ({"drop_path_rate": 1.0}, "drop_path_rate must be at least 0 and below 1, got 1.0"),
         ({"num_register_tokens": -1}, "num_register_tokens must not be negative, got -1"),
         ({"mlp_type": "relu"}, "mlp_type must be one of gelu, swiglu, got 'relu'"),
@@ -38,24 +49,50 @@ def test_bad_value_is_refused_with_field_value_and_remedy(fields: dict, message:
 
 
 def test_every_field_survives_a_file(tmp_path):
-    config = SuiteViTConfig(
-        hidden_size=48,
-        num_attention_heads=3,
-        image_size=(64, 96),
-        num_register_tokens=3,
-        layer_scale_init_value=1e-5,
-        mlp_type="swiglu",
-        pooling="mean",
-        position_interpolation_offset=0.1,
-        out_features=["stage1", "stage3"],
-        id2label={0: "cat", 1: "dog", 2: "owl"},
-    )
+    fields = {
+        "hidden_size": 48,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 3,
+        "intermediate_size": 96,
+        "mlp_type": "swiglu",
+        "hidden_act": "relu",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.2,
+        "drop_path_rate": 0.3,
+        "layer_scale_init_value": 1e-5,
+        "layer_norm_eps": 1e-5,
+        "initializer_range": 0.03,
+        "qkv_bias": False,
+        "image_size": [64, 96],
+        "patch_size": 8,
+        "num_channels": 1,
+        "use_distillation_token": True,
+        "num_register_tokens": 3,
+        "use_mask_token": True,
+        "position_embedding_type": "sincos",
+        "position_interpolation_antialias": True,
+        "position_interpolation_offset": 0.1,
+    }
+    own = {name for name in vars(SuiteViTConfig)["__annotations__"] if not name.startswith("_")}
+    assert own == {*fields, "pooling"}  # which has a test of its own, as a distillation token excludes the mean
+    config = SuiteViTConfig(**fields, out_features=["stage1", "stage3"], id2label={0: "cat", 1: "dog", 2: "owl"})
     config.save_pretrained(tmp_path)
     reopened = SuiteViTConfig.from_pretrained(tmp_path)
+    default = SuiteViTConfig()
+    for name, value in fields.items():
+        assert value != getattr(default, name), name
+        assert getattr(reopened, name) == value, name
     assert reopened.to_diff_dict() == config.to_diff_dict()
+    assert reopened.out_features == ["stage1", "stage3"]
     assert reopened.out_indices == [1, 3]
     assert reopened.id2label == {0: "cat", 1: "dog", 2: "owl"}
     assert reopened.image_height_width == (64, 96)
+    assert reopened.grid_height_width == (8, 12)
+
+
+def test_mean_pooling_survives_a_file(tmp_path):
+    SuiteViTConfig(pooling="mean").save_pretrained(tmp_path)
+    assert SuiteViTConfig.from_pretrained(tmp_path).pooling == "mean"
 
 
 def test_distillation_and_register_tokens_count_as_prefix():

@@ -44,15 +44,16 @@ def test_sincos_model_starts_with_the_table_and_does_not_train_it():
     assert not positions[:, 0].any()
 
 
+@pytest.mark.parametrize("new_grid", [(7, 11), (32, 40), (16, 17), (37, 37)])
 @pytest.mark.parametrize("antialias", [False, True])
-def test_resizing_with_offset_equals_the_definition_of_dino(antialias: bool):
+def test_resizing_with_offset_equals_the_definition_of_dino(antialias: bool, new_grid: tuple[int, int]):
     # facebookresearch/dino and dinov2 give the interpolation a scale of (new + 0.1) / old and no size.
     table = torch.randn(1, 16 * 16, 8)
     grid = table.reshape(1, 16, 16, 8).permute(0, 3, 1, 2)
-    scale = (7.1 / 16, 11.1 / 16)
+    scale = [(new + 0.1) / 16 for new in new_grid]
     expected = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=antialias)
-    expected = expected.permute(0, 2, 3, 1).reshape(1, 77, 8)
-    assert_equals_reference(resize_position_table(table, (16, 16), (7, 11), antialias, offset=0.1), expected)
+    expected = expected.permute(0, 2, 3, 1).flatten(1, 2)
+    assert_equals_reference(resize_position_table(table, (16, 16), new_grid, antialias, offset=0.1), expected)
 
 
 def test_equal_grid_returns_the_table_itself():
@@ -78,6 +79,16 @@ def test_unsuitable_image_is_refused_with_a_remedy(shape: tuple[int, ...], messa
     model = SuiteViTModel(SuiteViTConfig(hidden_size=16, num_attention_heads=2, image_size=32, patch_size=8))
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(shape))
+
+
+def test_dropout_of_the_embeddings_acts_in_training_alone():
+    config = SuiteViTConfig(
+        hidden_size=16, num_attention_heads=2, image_size=32, patch_size=8, hidden_dropout_prob=0.5
+    )
+    embeddings, pixels = SuiteViTModel(config).embeddings, torch.randn(2, 3, 32, 32)
+    kept, dropped = embeddings.eval()(pixels), embeddings.train()(pixels)
+    assert_equals_reference(dropped[dropped != 0], 2 * kept[dropped != 0])
+    assert 0.3 < (dropped == 0).float().mean() < 0.7  # 544 values: 9 standard deviations either side of a half
 
 
 def test_mask_needs_a_mask_token():

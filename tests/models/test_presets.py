@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from transformers import AutoModel, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from hf_vit_suite import list_presets, preset_config
 
@@ -27,13 +27,13 @@ def parameters(name: str) -> int:
         )
 
 
-def timm_parameters(name: str, classes: int) -> int:
-    """Parameters of timm's model of the same architecture."""
+def timm_model(name: str, classes: int) -> torch.nn.Module:
+    """timm's model of the same architecture, without memory for its weights."""
     if name.startswith("dinov2"):
         _, variant, *registers = name.split("_")
         name = f"vit_{TIMM_DINOV2[variant[3]]}_patch14{'_reg4' if registers else ''}_dinov2"
     with torch.device("meta"):
-        return sum(weight.numel() for weight in timm.create_model(name, num_classes=classes).parameters())
+        return timm.create_model(name, num_classes=classes)
 
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
@@ -42,12 +42,26 @@ def test_parameter_count_is_the_published_one(name: str, count: int):
 
 
 @pytest.mark.parametrize("name", list_presets())
-def test_parameter_count_equals_timm(name: str):
+def test_parameter_count_and_what_it_does_not_show_equal_timm(name: str):
     config = preset_config(name)
+    reference = timm_model(name, config.num_labels)
     # timm leaves out the mask token that the published DINOv2 files hold, and where there are registers it adds the
     # class token's position to the class token.
     tokens = name.startswith("dinov2") + (config.num_register_tokens > 0)
-    assert parameters(name) == timm_parameters(name, config.num_labels) + tokens * config.hidden_size
+    count = sum(weight.numel() for weight in reference.parameters())
+    assert parameters(name) == count + tokens * config.hidden_size
+    assert config.num_attention_heads == reference.blocks[0].attn.num_heads
+    assert config.grid_height_width == reference.patch_embed.grid_size
+    assert config.layer_norm_eps == reference.norm.eps
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_preset_survives_a_file(name: str, tmp_path):
+    config = preset_config(name)
+    config.save_pretrained(tmp_path)
+    reopened = AutoConfig.from_pretrained(tmp_path)
+    assert type(reopened) is type(config)
+    assert reopened.to_diff_dict() == config.to_diff_dict()
 
 
 def test_override_changes_the_named_field_alone():

@@ -3,8 +3,30 @@
 import pytest
 import torch
 
+from references import assert_equals_reference
+
 from hf_vit_suite import SuiteViTConfig, SuiteViTModel
-from hf_vit_suite.models.transformer import DropPath, Encoder
+from hf_vit_suite.models.transformer import Block, DropPath, Encoder, eager_attention
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_eager_attention_equals_torchs_with_any_scale_and_mask(masked: bool):
+    query, key, value = torch.randn(3, 2, 4, 5, 8).unbind(0)
+    mask = torch.randn(2, 1, 5, 5) if masked else None
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3)
+    found, weights = eager_attention(torch.nn.Identity(), query, key, value, mask, scaling=0.3)
+    assert_equals_reference(found, expected.transpose(1, 2), tolerance=1e-6)
+    assert_equals_reference((weights @ value), expected, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("dropped", ["drop_path", "dropout"])
+@pytest.mark.parametrize("mlp_type", ["gelu", "swiglu"])
+def test_block_whose_branches_are_all_dropped_is_the_identity_in_training_alone(dropped: str, mlp_type: str):
+    block = Block(SuiteViTConfig(hidden_size=16, num_attention_heads=2, intermediate_size=32, mlp_type=mlp_type))
+    setattr(block, dropped, DropPath(1 - 1e-9) if dropped == "drop_path" else torch.nn.Dropout(1.0))
+    hidden_states = torch.randn(3, 5, 16)
+    assert torch.equal(block.train()(hidden_states)[0], hidden_states)
+    assert not torch.isclose(block.eval()(hidden_states)[0], hidden_states).any(dim=-1).all()
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
