@@ -1,6 +1,7 @@
 """Model cards for the Hub."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -77,8 +78,8 @@ def classifier_card(facts: ClassifierFacts) -> ModelCard:
         library_name="transformers",
         pipeline_tag="image-classification",
         tags=["image-classification", "vision", "hf-vit-suite"],
-        base_model=facts.base,
-        datasets=None,
+        # The Hub refuses cards whose base model is a folder on somebody's disk.
+        base_model=None if facts.base is None or Path(facts.base).is_dir() else facts.base,
         model_name=facts.name,
         eval_results=[
             EvalResult(

@@ -114,6 +114,9 @@ class FinetuneTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
     metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "What makes a checkpoint best."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two lines of the training log."})
+    hub_strategy: str = field(
+        default="end", metadata={"help": "When to push: pushes before the end hold no code and no card."}
+    )
     report_to: str | None = field(
         default_factory=default_report_to, metadata={"help": "Where logs go: tensorboard, wandb, none, ..."}
     )

@@ -3,6 +3,7 @@
 `finetune` reads as its stages. What a stage does is beside it; what Trainer does is transformers'.
 """
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -52,6 +53,9 @@ def finetune(
         ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
             holds another model.
     """
+    if training_arguments.hub_token is not None:
+        # Trainer would save the token with its arguments, and push it.
+        os.environ["HF_TOKEN"], training_arguments.hub_token = training_arguments.hub_token, None
     resume_from = prepare_output_dir(training_arguments, recipe)
     set_seed(training_arguments.seed)
     with training_arguments.main_process_first(desc="loading data"):

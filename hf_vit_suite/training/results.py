@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -78,23 +79,36 @@ def card_facts(
 ) -> ClassifierFacts:
     """The run's figures for the model card."""
     arguments = trainer.args
-    parameters = report["parameters"]
+    architecture = model_arguments.preset or type(trainer.model).__name__
+    if model_arguments.config_overrides is not None:
+        architecture += f" with {model_arguments.config_overrides}"
     return ClassifierFacts(
         name=arguments.hub_model_id or Path(arguments.output_dir).name,
         base=model_arguments.model,
-        architecture=f"{model_arguments.preset or type(trainer.model).__name__} ({parameters / 1e6:.1f} M parameters)",
+        architecture=f"{architecture} ({report['parameters'] / 1e6:.2g} M parameters)",
         dataset=data_arguments.dataset,
         label_names=data.label_names,
         images=report["images"],
         metrics=report["metrics"],
         skipped=len(data.skipped),
-        command=shlex.join(["hf-vit-suite", *sys.argv[1:]]),
+        command=shlex.join(["hf-vit-suite", *without_secrets(sys.argv[1:])]),
         training=(
             f"{report['steps']} steps ({report['epochs']:.1f} epochs) in {report['seconds_of_training']:.0f} seconds "
             f"on {arguments.device.type}, learning rate {arguments.learning_rate:g}, "
             f"batch {arguments.train_batch_size}, seed {arguments.seed}."
         ),
     )
+
+
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """A command line whose token is starred out."""
+    shown = list(arguments)
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--hub_token="):
+            shown[position] = "--hub_token=***"
+        elif position and arguments[position - 1] == "--hub_token":
+            shown[position] = "***"
+    return shown
 
 
 def check_reload(trainer: ClassificationTrainer, data: LabelledImages) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-
+import torch.nn.functional as F
 from references import assert_equals_reference
 
 from hf_vit_suite import SuiteViTConfig, SuiteViTModel

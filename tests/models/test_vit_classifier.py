@@ -65,3 +65,18 @@ def test_new_weights_have_the_configs_spread_and_new_biases_are_zero():
             assert weight.std().item() == pytest.approx(0.05, rel=0.25), name
         else:  # at least 256 draws, most of them thousands
             assert weight.std().item() == pytest.approx(0.05, rel=0.15), name
+
+
+def test_weights_missing_from_a_folder_start_as_in_a_new_model(tmp_path):
+    saved = classifier(num_labels=3)
+    saved.save_pretrained(tmp_path)
+    added = {"layer_scale_init_value": 0.3, "num_register_tokens": 16, "initializer_range": 0.05}
+    reopened = SuiteViTForImageClassification.from_pretrained(tmp_path, **added)
+    weights = saved.state_dict()
+    for name, weight in reopened.state_dict().items():
+        if name.endswith("gamma"):
+            assert (weight == 0.3).all(), name
+        elif name.endswith("register_tokens"):  # 512 draws
+            assert weight.std().item() == pytest.approx(0.05, rel=0.15), name
+        else:
+            assert torch.equal(weight, weights[name]), name
