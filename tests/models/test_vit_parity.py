@@ -155,6 +155,20 @@ def test_mean_pooling_equals_timm():
 
 
 @torch.no_grad()
+def test_mean_pooling_leaves_out_registers_as_timm_does():
+    options = {"depth": 2, "reg_tokens": 4, "no_embed_class": True, "global_pool": "avg"}
+    reference = randomise(timm.create_model("vit_tiny_patch16_224", num_classes=10, **options))
+    fields = {"num_hidden_layers": 2, "num_register_tokens": 4, "pooling": "mean", "num_labels": 10}
+    ours = SuiteViTForImageClassification(preset_config("vit_tiny_patch16_224", **fields)).eval()
+    weights = from_timm(reference.state_dict())
+    # timm's class token has no position of its own here; ours is then zero.
+    weights["vit.embeddings.position_embeddings"] = F.pad(weights["vit.embeddings.position_embeddings"], (0, 0, 1, 0))
+    ours.load_state_dict(weights)
+    pixels = pictures(224, 224)
+    assert_equals_reference(ours(pixels).logits, reference(pixels))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("size", [(98, 154), (224, 224)])
 def test_dinov2_small_with_registers_equals_transformers(size: tuple[int, int]):
     config = Dinov2WithRegistersConfig(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)
