@@ -1,6 +1,6 @@
 """Inference speed of ViT-S/16 and ViT-B/16 classifiers beside timm's and transformers', in turn in one process.
 
-    python benchmarks/inference.py [--models vit_small_patch16_224] [--rounds 20] [--threads 2]
+    python benchmarks/inference.py [--models vit_small_patch16_224] [--rounds 7] [--threads 2]
 
 Every model has the same weights; before it is timed, its logits are compared. A round times each of the three once,
 in turn, so that what else the machine does hits all alike; printed are the median times and the ratio of the faster
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["vit_small_patch16_224", "vit_base_patch16_224"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -155,6 +155,18 @@ def test_only_the_chosen_layers_leave_the_backend_and_for_that_call_alone(family
         assert calls == every_layer
 
 
+@every_class
+@torch.no_grad()
+def test_every_class_returns_attentions_and_hidden_states_of_its_encoder_when_asked(family: Family, auto_class: str):
+    model = build(family, auto_class)
+    inputs = family.inputs(model.config)
+    asked_for = {"output_attentions": "attentions", "output_hidden_states": "hidden_states"}
+    for option, name in asked_for.items():
+        found = model(**inputs, **{option: True})
+        assert_close(found[name], model.base_model(**inputs, **{option: True})[name])
+        assert not ({*asked_for.values()} - {name}) & found.keys()
+
+
 @one_a_form
 @torch.no_grad()
 def test_config_can_ask_for_attentions_and_hidden_states_under_sdpa(family: Family, tmp_path):

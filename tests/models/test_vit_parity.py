@@ -155,11 +155,12 @@ def test_mean_pooling_equals_timm():
 
 
 @torch.no_grad()
-def test_mean_pooling_leaves_out_registers_as_timm_does():
-    options = {"depth": 2, "reg_tokens": 4, "no_embed_class": True, "global_pool": "avg"}
+def test_mean_pooling_with_registers_and_without_qkv_bias_equals_timm():
+    options = {"depth": 2, "reg_tokens": 4, "no_embed_class": True, "global_pool": "avg", "qkv_bias": False}
     reference = randomise(timm.create_model("vit_tiny_patch16_224", num_classes=10, **options))
-    fields = {"num_hidden_layers": 2, "num_register_tokens": 4, "pooling": "mean", "num_labels": 10}
-    ours = SuiteViTForImageClassification(preset_config("vit_tiny_patch16_224", **fields)).eval()
+    fields = {"num_hidden_layers": 2, "num_register_tokens": 4, "pooling": "mean", "qkv_bias": False}
+    config = preset_config("vit_tiny_patch16_224", num_labels=10, **fields)
+    ours = SuiteViTForImageClassification(config).eval()
     weights = from_timm(reference.state_dict())
     # timm's class token has no position of its own here; ours is then zero.
     weights["vit.embeddings.position_embeddings"] = F.pad(weights["vit.embeddings.position_embeddings"], (0, 0, 1, 0))
