@@ -4,6 +4,14 @@ from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
+POSITIVE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "patch_size",
+    "num_channels",
+)
 CHOICES = {
     "mlp_type": ("gelu", "swiglu"),
     "pooling": ("cls", "mean"),
@@ -118,7 +126,7 @@ class SuiteViTConfig(BackboneConfigMixin, PreTrainedConfig):
         """Nothing to refuse: the layers asked for compute their weights whatever the backend is."""
 
     def _check_sizes(self) -> None:
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size"):
+        for name in POSITIVE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads:
@@ -126,6 +134,8 @@ class SuiteViTConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
                 f"{self.num_attention_heads}"
             )
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
+            raise ValueError(f"image_size must be a number or (height, width), got {self.image_size}")
         height, width = self.image_height_width
         if min(height, width) < self.patch_size or height % self.patch_size or width % self.patch_size:
             raise ValueError(
@@ -134,6 +144,8 @@ class SuiteViTConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if self.layer_norm_eps <= 0:
+            raise ValueError(f"layer_norm_eps must be above 0, got {self.layer_norm_eps}")
         if self.num_register_tokens < 0:
             raise ValueError(f"num_register_tokens must not be negative, got {self.num_register_tokens}")
 
