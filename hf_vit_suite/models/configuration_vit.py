@@ -122,8 +122,11 @@ class SuiteViTConfig(BackboneConfigMixin, PreTrainedConfig):
     def output_attentions(self, value: bool) -> None:
         self._output_attentions = value
 
-    def validate_output_attentions(self) -> None:
-        """Nothing to refuse: the layers asked for compute their weights whatever the backend is."""
+    def validate(self) -> None:
+        """transformers' checks on saving, but for the one that allows attentions under the eager backend alone."""
+        for check in PreTrainedConfig.__class_validators__:
+            if check.__name__ != "validate_output_attentions":
+                check(self)
 
     def _check_sizes(self) -> None:
         for name in POSITIVE:

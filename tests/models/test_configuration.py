@@ -98,3 +98,9 @@ def test_mean_pooling_survives_a_file(tmp_path):
 def test_distillation_and_register_tokens_count_as_prefix():
     assert SuiteViTConfig().num_prefix_tokens == 1
     assert SuiteViTConfig(use_distillation_token=True, num_register_tokens=4).num_prefix_tokens == 6
+
+
+def test_attentions_can_be_asked_for_under_sdpa_in_a_config_that_is_saved(tmp_path):
+    config = SuiteViTConfig(output_attentions=True, attn_implementation="sdpa")
+    config.save_pretrained(tmp_path)
+    assert SuiteViTConfig.from_pretrained(tmp_path, attn_implementation="sdpa").output_attentions

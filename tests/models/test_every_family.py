@@ -146,6 +146,7 @@ def test_only_the_chosen_layers_leave_the_backend_and_for_that_call_alone(family
     inputs = family.inputs(model.config)
     model(**inputs)
     every_layer = calls.copy()
+    assert len(every_layer) == model.config.num_hidden_layers
     for layers, expected in (([-1], every_layer[:-1]), ([0], every_layer[1:]), (None, [])):
         calls.clear()
         model(**inputs, output_attentions=True, attention_layers=layers)

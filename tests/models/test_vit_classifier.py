@@ -50,6 +50,18 @@ def test_classifier_without_labels_gives_the_features():
     assert_equals_reference(model(pixels).logits, model.vit(pixels).pooler_output)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("distilled", [False, True])
+def test_last_block_computes_only_the_tokens_that_the_heads_read(distilled: bool):
+    model = classifier(use_distillation_token=distilled)
+    tokens = []
+    for block in model.vit.encoder.blocks:
+        block.mlp.register_forward_hook(lambda module, arguments, output: tokens.append(output.shape[1]))
+    model(torch.randn(2, 3, 32, 32))
+    heads = 1 + distilled
+    assert tokens == [heads + 16, heads]
+
+
 def test_new_weights_have_the_configs_spread_and_new_biases_are_zero():
     fields = {"initializer_range": 0.05, "layer_scale_init_value": 0.3, "num_register_tokens": 64}
     fields |= {"use_distillation_token": True, "use_mask_token": True}
