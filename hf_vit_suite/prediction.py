@@ -7,7 +7,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from .data import ImageDecodingError, decode_image
-from .explain import attention_figure, class_token_attention
+from .explain import classifier_attention_figure
 from .files import staged_file
 from .opening import open_pretrained
 
@@ -61,9 +61,6 @@ def explain(model_name: str, path: str | os.PathLike, out: str | os.PathLike) ->
     model = open_pretrained(AutoModelForImageClassification, model_name).eval()
     processor = open_pretrained(AutoImageProcessor, model_name)
     pixel_values = processor([decode_image(path)], return_tensors="pt").pixel_values
-    with torch.no_grad():
-        predicted = model(pixel_values).logits.argmax(dim=-1).item()
-    maps = class_token_attention(model, pixel_values)
-    figure = attention_figure(pixel_values, maps, processor, [f"predicted: {model.config.id2label[predicted]}"])
+    figure = classifier_attention_figure(model, pixel_values, processor)
     with staged_file(out) as staged:
         figure.savefig(staged, dpi=150)

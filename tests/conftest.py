@@ -17,7 +17,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Nothing here may wait for a network; the Hub's tests set their own endpoint in processes of their own.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import hf_vit_suite  # noqa: F401 (registers the families)
+from transformers import ViTImageProcessor
+
+import hf_vit_suite  # registers the families
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,3 +58,20 @@ def run_command(run_python) -> Callable[..., subprocess.CompletedProcess]:
         return run_python("-m", "hf_vit_suite", *arguments, **options)
 
     return run
+
+
+@pytest.fixture
+def classifier_folder(tmp_path: Path) -> Path:
+    """A saved tiny classifier of three labels with its image processor."""
+    config = hf_vit_suite.SuiteViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=8,
+        id2label={0: "cat", 1: "dog", 2: "owl"},
+        initializer_range=0.2,
+    )
+    hf_vit_suite.SuiteViTForImageClassification(config).save_pretrained(tmp_path / "model")
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"

@@ -6,28 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import ViTImageProcessor, pipeline
+from transformers import pipeline
 
-from hf_vit_suite import SuiteViTConfig, SuiteViTForImageClassification, list_presets
+from hf_vit_suite import list_presets
 from hf_vit_suite.data import decode_image
 from hf_vit_suite.version import __version__
-
-
-@pytest.fixture
-def classifier(tmp_path: Path) -> Path:
-    """A tiny classifier's folder."""
-    config = SuiteViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=64,
-        patch_size=8,
-        id2label={0: "cat", 1: "dog", 2: "owl"},
-        initializer_range=0.2,
-    )
-    SuiteViTForImageClassification(config).save_pretrained(tmp_path / "model")
-    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
 
 
 @pytest.fixture
@@ -39,9 +22,11 @@ def pictures(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_predictions_equal_the_pipelines(run_command, classifier: Path, pictures: list[Path]):
-    found = json.loads(run_command("predict", str(classifier), *map(str, pictures), "--top_k", "2", "--json").stdout)
-    classify = pipeline("image-classification", model=str(classifier))
+def test_predictions_equal_the_pipelines(run_command, classifier_folder: Path, pictures: list[Path]):
+    found = json.loads(
+        run_command("predict", str(classifier_folder), *map(str, pictures), "--top_k", "2", "--json").stdout
+    )
+    classify = pipeline("image-classification", model=str(classifier_folder))
     for entry, path in zip(found, pictures, strict=True):
         assert entry["image"] == str(path)
         expected = {label["label"]: label["score"] for label in classify(decode_image(path), top_k=2)}
@@ -49,15 +34,15 @@ def test_predictions_equal_the_pipelines(run_command, classifier: Path, pictures
         assert labels == pytest.approx(expected, rel=1e-4)
 
 
-def test_prediction_table_names_images_and_labels(run_command, classifier: Path, pictures: list[Path]):
-    table = run_command("predict", str(classifier), str(pictures[0])).stdout
+def test_prediction_table_names_images_and_labels(run_command, classifier_folder: Path, pictures: list[Path]):
+    table = run_command("predict", str(classifier_folder), str(pictures[0])).stdout
     assert "one.png" in table.replace("\n", "")
     assert all(label in table for label in ("cat", "dog", "owl"))
 
 
-def test_unreadable_image_is_one_line_and_the_others_are_classified(run_command, classifier, pictures):
+def test_unreadable_image_is_one_line_and_the_others_are_classified(run_command, classifier_folder, pictures):
     pictures[0].write_bytes(b"")
-    result = run_command("predict", str(classifier), *map(str, pictures), "nowhere.png", "--json", check=False)
+    result = run_command("predict", str(classifier_folder), *map(str, pictures), "nowhere.png", "--json", check=False)
     assert result.returncode == 1
     assert [entry["image"] for entry in json.loads(result.stdout)] == [str(pictures[1])]
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -66,9 +51,11 @@ def test_unreadable_image_is_one_line_and_the_others_are_classified(run_command,
     assert "nowhere.png" in errors[1]
 
 
-def test_explanation_is_a_picture_of_every_head(run_command, classifier: Path, pictures: list[Path], tmp_path: Path):
+def test_explanation_is_a_picture_of_every_head(
+    run_command, classifier_folder: Path, pictures: list[Path], tmp_path: Path
+):
     out = tmp_path / "figures" / "attention.png"
-    assert str(out) in run_command("explain", str(classifier), str(pictures[0]), "--out", str(out)).stdout
+    assert str(out) in run_command("explain", str(classifier_folder), str(pictures[0]), "--out", str(out)).stdout
     width, height = decode_image(out).size
     assert width > 3 * height  # the image, the mean and two heads side by side
     assert [path.name for path in out.parent.iterdir()] == ["attention.png"]
@@ -83,9 +70,9 @@ def test_explanation_is_a_picture_of_every_head(run_command, classifier: Path, p
     ],
 )
 def test_failed_explanation_is_one_line_and_leaves_nothing(
-    run_command, classifier: Path, pictures: list[Path], tmp_path: Path, change: dict, message: str
+    run_command, classifier_folder: Path, pictures: list[Path], tmp_path: Path, change: dict, message: str
 ):
-    given = {"model": str(classifier), "image": str(pictures[0]), "out": "attention.png"} | change
+    given = {"model": str(classifier_folder), "image": str(pictures[0]), "out": "attention.png"} | change
     before = sorted(tmp_path.iterdir())
     result = run_command("explain", given["model"], given["image"], "--out", given["out"], check=False)
     assert result.returncode == 1

@@ -72,22 +72,6 @@ def test_unknown_export_is_an_attribute_error():
     assert set(hf_vit_suite.__all__) <= set(dir(hf_vit_suite))
 
 
-@pytest.fixture
-def classifier_folder(tmp_path: Path) -> Path:
-    """A saved tiny classifier with its image processor."""
-    config = SuiteViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-        id2label={0: "cat", 1: "dog", 2: "owl"},
-    )
-    SuiteViTForImageClassification(config).save_pretrained(tmp_path)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    return tmp_path
-
-
 def test_config_and_image_processor_open_through_auto_classes(classifier_folder: Path):
     assert type(AutoConfig.from_pretrained(classifier_folder)) is SuiteViTConfig
     assert type(AutoImageProcessor.from_pretrained(classifier_folder)) is ViTImageProcessor

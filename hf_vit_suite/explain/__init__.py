@@ -1,6 +1,6 @@
 """What a model looks at, as arrays and as pictures."""
 
 from .attention import class_token_attention
-from .figure import attention_figure
+from .figure import attention_figure, classifier_attention_figure
 
-__all__ = ["attention_figure", "class_token_attention"]
+__all__ = ["attention_figure", "class_token_attention", "classifier_attention_figure"]

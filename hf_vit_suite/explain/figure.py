@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
+from transformers import PreTrainedModel
+
+from .attention import class_token_attention
 
 INCHES_A_PANEL = 1.9
 # A mid grey reads on a light and on a dark page.
@@ -46,6 +49,23 @@ def attention_figure(pixel_values: Tensor, maps: Tensor, image_processor, titles
         axis.set_axis_off()
     figure.patch.set_alpha(0)
     return figure
+
+
+@torch.no_grad()
+def classifier_attention_figure(model: PreTrainedModel, pixel_values: Tensor, image_processor) -> Figure:
+    """The last layer's attention on images, each under what the classifier predicts for it.
+
+    Args:
+        model: A classifier of the suite, in evaluation mode.
+        pixel_values: `[batch, channels, height, width]`, normalised, on the model's device.
+        image_processor: The processor whose normalisation is undone.
+
+    Raises:
+        ValueError: If the model is none that `class_token_attention` knows.
+    """
+    predicted = model(pixel_values).logits.argmax(dim=-1).tolist()
+    titles = [f"predicted: {model.config.id2label[number]}" for number in predicted]
+    return attention_figure(pixel_values, class_token_attention(model, pixel_values), image_processor, titles)
 
 
 def displayable(pixel_values: Tensor, image_processor) -> np.ndarray:

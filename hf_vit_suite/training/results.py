@@ -14,7 +14,7 @@ from transformers import AutoModelForImageClassification
 from transformers.trainer_utils import PredictionOutput
 
 from ..data import ImageTransform, LabelledImages, apply_transform, evaluation_transform
-from ..explain import attention_figure, class_token_attention
+from ..explain import classifier_attention_figure
 from ..files import staged_folder
 from ..hub import ClassifierFacts, classifier_card
 from .arguments import DataArguments, ModelArguments
@@ -44,7 +44,7 @@ def save_results(
         (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
         training_curves(trainer.state.log_history).savefig(folder / "curves.png", dpi=120)
         confusion_figure(labels, predicted, data.label_names).savefig(folder / "confusion_matrix.png", dpi=120)
-        if (figure := test_attention(trainer, data)) is not None:
+        if (figure := attention_on_test_images(trainer, data)) is not None:
             figure.savefig(folder / "attention.png", dpi=120)
         facts = card_facts(trainer, data, model_arguments, data_arguments, report)
         classifier_card(facts).save(folder / "README.md")
@@ -57,17 +57,13 @@ def first_test_images(trainer: ClassificationTrainer, data: LabelledImages, numb
     return torch.stack([row["pixel_values"] for row in rows])
 
 
-def test_attention(trainer: ClassificationTrainer, data: LabelledImages) -> Figure | None:
+def attention_on_test_images(trainer: ClassificationTrainer, data: LabelledImages) -> Figure | None:
     """The last layer's attention on a few test images; `None` for models that are not the suite's."""
     model = trainer.model.eval()
     if not hasattr(model.config, "num_prefix_tokens"):
         return None
     pixel_values = first_test_images(trainer, data, FIGURE_IMAGES).to(model.device)
-    with torch.no_grad():
-        predicted = model(pixel_values).logits.argmax(dim=-1).tolist()
-    titles = [f"predicted: {data.label_names[number]}" for number in predicted]
-    maps = class_token_attention(model, pixel_values)
-    return attention_figure(pixel_values, maps, trainer.processing_class, titles)
+    return classifier_attention_figure(model, pixel_values, trainer.processing_class)
 
 
 def card_facts(
