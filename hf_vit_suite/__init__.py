@@ -9,6 +9,9 @@ from .registration import register_families
 from .version import __version__
 
 _EXPORTS = {
+    "SuiteMAEConfig": "models.configuration_mae",
+    "SuiteMAEForPreTraining": "models.modeling_mae",
+    "SuiteMAEModel": "models.modeling_mae",
     "SuiteViTBackbone": "models.modeling_vit",
     "SuiteViTConfig": "models.configuration_vit",
     "SuiteViTForImageClassification": "models.modeling_vit",

@@ -13,7 +13,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 # One line a family: the end of `configuration_*.py` and `modeling_*.py`, the config class, the image processor.
-FAMILIES = (("vit", "SuiteViTConfig", "ViTImageProcessor"),)
+FAMILIES = (
+    ("vit", "SuiteViTConfig", "ViTImageProcessor"),
+    ("mae", "SuiteMAEConfig", "ViTImageProcessor"),
+)
 
 
 def config_class(family: str, name: str) -> type:

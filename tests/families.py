@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
-from hf_vit_suite import SuiteViTConfig
+from hf_vit_suite import SuiteMAEConfig, SuiteMAEForPreTraining, SuiteViTConfig
 
 TINY_VIT = {
     "hidden_size": 32,
@@ -20,10 +20,38 @@ TINY_VIT = {
 }
 
 
-def image_inputs(config: PretrainedConfig) -> dict[str, Tensor]:
+TINY_MAE = {
+    **{name: value for name, value in TINY_VIT.items() if name != "num_labels"},
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 32,
+}
+
+
+def image_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     """Two random images of the config's size."""
     generator = torch.Generator().manual_seed(0)
-    return {"pixel_values": torch.randn(2, config.num_channels, *config.image_height_width, generator=generator)}
+    size = (model.config.num_channels, *model.config.image_height_width)
+    return {"pixel_values": torch.randn(2, *size, generator=generator)}
+
+
+def mae_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Two images, and for pretraining the noise that draws the mask."""
+    inputs = image_inputs(model)
+    if isinstance(model, SuiteMAEForPreTraining):
+        rows, columns = model.config.grid_height_width
+        inputs["noise"] = torch.rand(2, rows * columns, generator=torch.Generator().manual_seed(0))
+    return inputs
+
+
+def mae_encoder_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The patches that the noise leaves visible."""
+    inputs = mae_inputs(model)
+    if "noise" in inputs:
+        noise = inputs.pop("noise")
+        inputs["visible"] = noise.argsort(dim=1)[:, : model.config.num_visible(noise.shape[1])]
+    return inputs
 
 
 @dataclass(frozen=True)
@@ -34,14 +62,16 @@ class Family:
         name: Of the test case.
         config: Makes the tiny config.
         auto_classes: Names of the Auto classes that open its folder.
-        inputs: Makes forward's arguments from a config.
+        inputs: Makes forward's arguments for a model, whichever of the family's classes it is of.
+        encoder_inputs: What such a model then gives its encoder.
         unused: Ends of the names of the parameters that a plain forward leaves without gradient, and no others.
     """
 
     name: str
     config: Callable[[], PretrainedConfig]
     auto_classes: tuple[str, ...]
-    inputs: Callable[[PretrainedConfig], dict[str, Tensor]] = image_inputs
+    inputs: Callable[[PreTrainedModel], dict[str, Tensor]] = image_inputs
+    encoder_inputs: Callable[[PreTrainedModel], dict[str, Tensor]] = image_inputs
     unused: tuple[str, ...] = field(default=())
 
 
@@ -67,6 +97,13 @@ FAMILIES = [
         "vit-mean-sincos",
         lambda: SuiteViTConfig(**TINY_VIT, pooling="mean", position_embedding_type="sincos", qkv_bias=False),
         VIT_CLASSES,
+    ),
+    Family(
+        "mae",
+        lambda: SuiteMAEConfig(**TINY_MAE, norm_pix_loss=True),
+        ("AutoModel", "AutoModelForPreTraining"),
+        inputs=mae_inputs,
+        encoder_inputs=mae_encoder_inputs,
     ),
 ]
 

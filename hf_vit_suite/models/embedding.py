@@ -25,14 +25,19 @@ def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
     return patches.reshape(batch, rows * columns, channels * patch_size * patch_size)
 
 
-def sincos_position_table(rows: int, columns: int, hidden_size: int) -> Tensor:
+def take_tokens(tokens: Tensor, numbers: Tensor) -> Tensor:
+    """Chosen tokens of each sample: `[batch, tokens, hidden]` and `[batch, chosen]` -> `[batch, chosen, hidden]`."""
+    return tokens.gather(1, numbers.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def sincos_position_table(rows: int, columns: int, hidden_size: int, num_prefix_tokens: int = 0) -> Tensor:
     """Fixed two-dimensional sine-cosine positions (He et al. 2021, arXiv 2111.06377, appendix A.1).
 
     The first half of the width codes the column, the second the row; each is sines, then cosines, of the
-    position times 10000^(-i / (D/4)).
+    position times 10000^(-i / (D/4)). Tokens in front of the patches have zeros.
 
     Returns:
-        `[1, rows * columns, hidden_size]`, float32.
+        `[1, num_prefix_tokens + rows * columns, hidden_size]`, float32.
     """
     frequencies = 10000.0 ** -(torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size // 4))
     row, column = torch.meshgrid(
@@ -40,7 +45,7 @@ def sincos_position_table(rows: int, columns: int, hidden_size: int) -> Tensor:
     )
     angles = [axis.reshape(-1, 1) * frequencies for axis in (column, row)]
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
-    return table.float().unsqueeze(0)
+    return F.pad(table.float(), (0, 0, num_prefix_tokens, 0)).unsqueeze(0)
 
 
 def resize_position_table(
@@ -96,11 +101,13 @@ class PatchEmbedding(nn.Module):
             )
         return height // self.patch_size, width // self.patch_size
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """`[batch, channels, height, width]` -> `[batch, patches, hidden]`."""
+    def forward(self, pixel_values: Tensor, visible: Tensor | None = None) -> Tensor:
+        """`[batch, channels, height, width]` -> `[batch, patches, hidden]`, all or those numbered in `visible`."""
         # A strided convolution over patches is one matrix product; written as one it skips the layout changes of
-        # convolution kernels, and a caller can project a subset of the patches.
+        # convolution kernels, and can project a subset of the patches.
         patches = patchify(pixel_values, self.patch_size)
+        if visible is not None:
+            patches = take_tokens(patches, visible)
         return F.linear(patches, self.projection.weight.flatten(1), self.projection.bias)
 
 
@@ -151,12 +158,15 @@ class Embeddings(nn.Module):
             tokens = torch.cat((tokens, self.register_tokens), dim=1)
         return tokens
 
-    def forward(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None) -> Tensor:
+    def forward(
+        self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, visible: Tensor | None = None
+    ) -> Tensor:
         """Embeds images.
 
         Args:
             pixel_values: `[batch, channels, height, width]`, any dtype; cast to the weights'.
             bool_masked_pos: `[batch, patches]`, True where the mask token stands in for the patch.
+            visible: `[batch, visible]`, numbers of the patches to embed, in the order wanted; default all.
 
         Returns:
             `[batch, tokens, hidden]`.
@@ -166,7 +176,9 @@ class Embeddings(nn.Module):
         """
         grid = self.patch_embeddings.grid(pixel_values)
         prefix_positions, patch_positions = self.positions(grid)
-        patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.projection.weight.dtype))
+        patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.projection.weight.dtype), visible)
+        if visible is not None:
+            patch_positions = patch_positions[0, visible]
         if bool_masked_pos is not None:
             if self.mask_token is None:
                 raise ValueError("bool_masked_pos needs a model whose config has use_mask_token=True")

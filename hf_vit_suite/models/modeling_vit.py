@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_vit import SuiteViTConfig
 from .embedding import Embeddings, sincos_position_table
+from .pretrained import SuitePreTrainedModel, join_auto_classes
 from .transformer import Encoder, LayerScale
 
 # A classifier's folder opens as a feature extractor too, without a warning about its heads.
@@ -43,20 +43,10 @@ class SuiteViTImageClassifierOutput(ImageClassifierOutput):
     distillation_logits: Tensor | None = None
 
 
-class SuiteViTPreTrainedModel(PreTrainedModel):
-    """Initialisation, saving and capabilities shared by the ViT classes."""
+class SuiteViTPreTrainedModel(SuitePreTrainedModel):
+    """Initialisation shared by the ViT classes."""
 
     config_class = SuiteViTConfig
-    base_model_prefix = "vit"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["Embeddings", "Block"]  # noqa: RUF012 (transformers declares it as a plain list)
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -82,14 +72,9 @@ class SuiteViTPreTrainedModel(PreTrainedModel):
         if self.config.position_embedding_type == "learned":
             init.trunc_normal_(embeddings.position_embeddings, std=std)
         else:
-            table = sincos_position_table(*embeddings.grid, self.config.hidden_size)
-            prefix = torch.zeros(1, embeddings.num_positioned_prefix_tokens, self.config.hidden_size)
-            init.copy_(embeddings.position_embeddings, torch.cat((prefix, table), dim=1))
-
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        """Saves weights, config and code, so that every Auto class of the family opens the folder anywhere."""
-        self.config.auto_map = {**AUTO_MAP, **(getattr(self.config, "auto_map", None) or {})}
-        super().save_pretrained(save_directory, **kwargs)
+            prefix = embeddings.num_positioned_prefix_tokens
+            table = sincos_position_table(*embeddings.grid, self.config.hidden_size, prefix)
+            init.copy_(embeddings.position_embeddings, table)
 
 
 class SuiteViTModel(SuiteViTPreTrainedModel):
@@ -103,10 +88,6 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
         self.encoder = Encoder(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The patch projection."""
-        return self.embeddings.patch_embeddings
 
     @can_return_tuple
     def forward(
@@ -139,14 +120,9 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
         Raises:
             ValueError: If channels or sides don't suit the model, or a layer doesn't exist.
         """
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
         encoded = self.encoder(
             self.embeddings(pixel_values, bool_masked_pos),
-            output_attentions,
-            output_hidden_states,
+            *self.wanted_outputs(output_attentions, output_hidden_states),
             attention_layers,
             num_output_tokens if self.config.pooling == "cls" else None,
         )
@@ -269,8 +245,7 @@ class SuiteViTBackbone(BackboneMixin, SuiteViTPreTrainedModel):
             attention_layers=attention_layers,
             return_dict=True,
         )
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+        _, output_hidden_states = self.wanted_outputs(output_attentions, output_hidden_states)
         grid = self.vit.embeddings.patch_embeddings.grid(pixel_values)
         patches = [
             self.vit.norm(tokens)[:, self.config.num_prefix_tokens :]
@@ -289,9 +264,6 @@ AUTO_CLASSES = {
     "AutoModelForImageClassification": SuiteViTForImageClassification,
     "AutoBackbone": SuiteViTBackbone,
 }
-# What a saved config says of where the code is: transformers itself would name only the class that was saved.
-AUTO_MAP = {auto: f"modeling_vit.{model.__name__}" for auto, model in AUTO_CLASSES.items()}
-for auto, model in AUTO_CLASSES.items():
-    model.register_for_auto_class(auto)
+join_auto_classes(SuiteViTPreTrainedModel, AUTO_CLASSES)
 
 __all__ = ["SuiteViTBackbone", "SuiteViTForImageClassification", "SuiteViTModel", "SuiteViTPreTrainedModel"]

@@ -2,6 +2,7 @@
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from .configuration_mae import SuiteMAEConfig
 from .configuration_vit import SuiteViTConfig
 
 # (hidden_size, num_hidden_layers, num_attention_heads), each by its paper: ViT table 1, DeiT table 1, DINOv2 table 17.
@@ -80,8 +81,21 @@ def dinov2_presets() -> dict[str, dict]:
     return presets
 
 
+def mae_presets() -> dict[str, dict]:
+    """Masked autoencoders (2111.06377, section 4 and table 1): encoders by size, one decoder for all."""
+    return {
+        f"mae_vit_{size}": {**trunk_fields(size), "patch_size": 14 if size == "huge" else 16, "num_labels": 0}
+        for size in ("base", "large", "huge")
+    }
+
+
 PRESETS: dict[str, tuple[type[PreTrainedConfig], dict]] = {
-    name: (SuiteViTConfig, fields) for name, fields in {**vit_presets(), **dinov2_presets()}.items()
+    name: (config_class, fields)
+    for config_class, presets in (
+        (SuiteViTConfig, {**vit_presets(), **dinov2_presets()}),
+        (SuiteMAEConfig, mae_presets()),
+    )
+    for name, fields in presets.items()
 }
 
 

@@ -100,6 +100,20 @@ def from_transformers_dinov2(state: dict[str, Tensor]) -> dict[str, Tensor]:
     )
 
 
+def from_transformers_mae(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """transformers' ViTMAEForPreTraining as ours."""
+    state = rename(
+        state,
+        [
+            (r"^decoder\.decoder_layers\.", "decoder.trunk.blocks."),
+            (r"^decoder\.decoder_pos_embed", "decoder.position_embeddings"),
+            (r"^decoder\.decoder_", "decoder."),
+            (r"^decoder\.pred\.", "decoder.predict."),
+        ],
+    )
+    return from_transformers_vit(state)
+
+
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     """Gradients by parameter name."""
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}

@@ -59,7 +59,7 @@ def assert_close(found, expected, tolerance: float = 1e-5) -> None:
 @every_class
 def test_backward_reaches_every_trained_parameter(family: Family, auto_class: str):
     model = build(family, auto_class).train()
-    scalar(model(**family.inputs(model.config))).backward()
+    scalar(model(**family.inputs(model))).backward()
     for name, weight in model.named_parameters():
         if not weight.requires_grad or name.endswith(family.unused):
             assert weight.grad is None, name
@@ -75,7 +75,7 @@ def test_saved_folder_opens_through_the_auto_class_with_the_same_outputs(family:
     model.save_pretrained(tmp_path)
     reopened = getattr(transformers, auto_class).from_pretrained(tmp_path).eval()
     assert type(reopened) is type(model)
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     for found, expected in zip(floats(reopened(**inputs)), floats(model(**inputs)), strict=True):
         assert torch.equal(found, expected)
 
@@ -95,7 +95,7 @@ def test_encoder_weights_go_on_in_every_other_class(family: Family, tmp_path):
 @torch.no_grad()
 def test_attention_backends_agree(family: Family):
     model = build(family, family.auto_classes[0], attn_implementation="eager")
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     expected = model(**inputs)
     for backend in (
         BACKENDS if family in REPRESENTATIVES else BACKENDS[:2]
@@ -121,7 +121,7 @@ def test_flash_attention_is_declared(family: Family):
 @torch.no_grad()
 def test_chosen_layers_return_attention_under_every_backend(family: Family, backend: str):
     model = build(family, family.auto_classes[0], attn_implementation="eager")
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     every_layer = model(**inputs, output_attentions=True).attentions
     model.set_attn_implementation(backend)
     for layers, expected in (([-1], every_layer[-1:]), ([0, 2], every_layer[::2]), (None, every_layer)):
@@ -143,7 +143,7 @@ def test_only_the_chosen_layers_leave_the_backend_and_for_that_call_alone(family
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "counted", counted)
     model = build(family, family.auto_classes[0])
     model.set_attn_implementation("counted")
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     model(**inputs)
     every_layer = calls.copy()
     assert len(every_layer) == model.config.num_hidden_layers
@@ -160,11 +160,11 @@ def test_only_the_chosen_layers_leave_the_backend_and_for_that_call_alone(family
 @torch.no_grad()
 def test_every_class_returns_attentions_and_hidden_states_of_its_encoder_when_asked(family: Family, auto_class: str):
     model = build(family, auto_class)
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     asked_for = {"output_attentions": "attentions", "output_hidden_states": "hidden_states"}
     for option, name in asked_for.items():
         found = model(**inputs, **{option: True})
-        assert_close(found[name], model.base_model(**inputs, **{option: True})[name])
+        assert_close(found[name], model.base_model(**family.encoder_inputs(model), **{option: True})[name])
         assert not ({*asked_for.values()} - {name}) & found.keys()
 
 
@@ -173,11 +173,11 @@ def test_every_class_returns_attentions_and_hidden_states_of_its_encoder_when_as
 def test_config_can_ask_for_attentions_and_hidden_states_under_sdpa(family: Family, tmp_path):
     model = build(family, family.auto_classes[0], attn_implementation="eager")
     model.save_pretrained(tmp_path)
-    expected = model(**family.inputs(model.config), output_attentions=True, output_hidden_states=True)
+    expected = model(**family.inputs(model), output_attentions=True, output_hidden_states=True)
     reopened = getattr(transformers, family.auto_classes[0]).from_pretrained(
         tmp_path, output_attentions=True, output_hidden_states=True, attn_implementation="sdpa"
     )
-    outputs = reopened.eval()(**family.inputs(model.config))
+    outputs = reopened.eval()(**family.inputs(model))
     assert reopened.config._attn_implementation == "sdpa"
     assert len(outputs.attentions) == model.config.num_hidden_layers
     assert len(outputs.hidden_states) == model.config.num_hidden_layers + 1
@@ -188,7 +188,7 @@ def test_config_can_ask_for_attentions_and_hidden_states_under_sdpa(family: Fami
 @torch.no_grad()
 def test_tuple_output_holds_the_same_tensors(family: Family, auto_class: str):
     model = build(family, auto_class)
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     as_tuple = model(**inputs, return_dict=False)
     assert isinstance(as_tuple, tuple)
     assert_close(as_tuple, model(**inputs), tolerance=0)
@@ -201,7 +201,7 @@ def test_whole_graph_compiles_to_the_same_outputs_and_gradients(family: Family, 
     compiled_model = copy.deepcopy(model)
     # Capturing the whole graph is what a model can break; the slow code generator runs in a test of its own.
     compiled = torch.compile(compiled_model, fullgraph=True, backend="aot_eager")
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     assert_close(compiled(**inputs), model(**inputs))
     scalar(compiled(**inputs)).backward()
     scalar(model(**inputs)).backward()
@@ -217,7 +217,7 @@ def test_whole_graph_compiles_to_the_same_outputs_and_gradients(family: Family, 
 def test_default_compiler_gives_the_same_outputs(family: Family):
     torch.compiler.reset()
     model = build(family, family.auto_classes[1])
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     compiled = torch.compile(model, fullgraph=True)
     for options in ({}, {"output_attentions": True, "output_hidden_states": True}):
         assert_close(compiled(**inputs, **options), model(**inputs, **options))
@@ -226,7 +226,7 @@ def test_default_compiler_gives_the_same_outputs(family: Family):
 @every_class
 def test_gradient_checkpointing_changes_no_gradient(family: Family, auto_class: str):
     model = build(family, auto_class).train()
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     scalar(model(**inputs)).backward()
     expected = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
@@ -240,7 +240,7 @@ def test_gradient_checkpointing_changes_no_gradient(family: Family, auto_class: 
 @one_a_family
 def test_gradient_checkpointing_keeps_fewer_tensors(family: Family):
     model = build(family, family.auto_classes[0]).train()
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
 
     def kept_bytes() -> int:
         sizes = []
@@ -257,7 +257,7 @@ def test_gradient_checkpointing_keeps_fewer_tensors(family: Family):
 @torch.no_grad()
 def test_bfloat16_autocast_and_weights_stay_close_to_float32(family: Family, auto_class: str):
     model = build(family, auto_class)
-    inputs = family.inputs(model.config)
+    inputs = family.inputs(model)
     expected = model(**inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert_close(model(**inputs), expected, tolerance=0.05)
@@ -284,7 +284,7 @@ for auto_class, reference in config.auto_map.items():
         model = get_class_from_dynamic_module(reference, folder).from_pretrained(folder)
     else:
         model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True)
-    found = model.eval()(**inputs)
+    found = model.eval()(**inputs[auto_class])
     assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
     outputs[auto_class] = dict(found)
 torch.save(outputs, "outputs.pt")
@@ -296,14 +296,14 @@ def test_folder_opens_where_the_package_cannot_be_imported(family: Family, tmp_p
     model = build(family, family.auto_classes[1])
     folder = tmp_path / "model"
     model.save_pretrained(folder)
-    inputs = family.inputs(model.config)
+    here = {name: getattr(transformers, name).from_pretrained(folder).eval() for name in family.auto_classes}
+    inputs = {auto_class: family.inputs(local) for auto_class, local in here.items()}
     torch.save(inputs, tmp_path / "inputs.pt")
     run_python("-c", REMOTE, str(folder), PYTHONPATH="")
     outputs = torch.load(tmp_path / "outputs.pt")
     assert set(outputs) == set(family.auto_classes)
-    for auto_class in family.auto_classes:
-        local = getattr(transformers, auto_class).from_pretrained(folder).eval()
-        expected = model(**inputs) if type(local) is type(model) else local(**inputs)
+    for auto_class, local in here.items():
+        expected = (model if type(local) is type(model) else local)(**inputs[auto_class])
         assert outputs[auto_class].keys() == expected.keys()
         found, expected = floats(outputs[auto_class]), floats(expected)
         assert found

@@ -1,0 +1,89 @@
+"""Configuration of the masked autoencoder."""
+
+from .configuration_trunk import TrunkConfig
+from .configuration_vit import SuiteViTConfig
+
+DECODER_SIZES = (
+    "decoder_hidden_size",
+    "decoder_num_hidden_layers",
+    "decoder_num_attention_heads",
+    "decoder_intermediate_size",
+)
+
+
+class SuiteMAEConfig(TrunkConfig):
+    """Configuration of `SuiteMAEModel` and `SuiteMAEForPreTraining` (He et al. 2021, arXiv 2111.06377).
+
+    The encoder's fields are `TrunkConfig`'s, with sine-cosine positions and a class token. The defaults are MAE's
+    ViT-B/16 with the decoder of its table 1: 8 blocks, 512 wide.
+
+    Args:
+        decoder_hidden_size: Width of the decoder's tokens.
+        decoder_num_hidden_layers: Number of the decoder's blocks.
+        decoder_num_attention_heads: Heads of the decoder; must divide `decoder_hidden_size`.
+        decoder_intermediate_size: Width of the decoder's MLPs.
+        mask_ratio: Share of the patches that the encoder does not see, above 0 and below 1.
+        norm_pix_loss: Whether the target is each patch's pixels normalised by its own mean and standard deviation,
+            which learns better features (table 1d); else the pixels themselves, which make sharper pictures.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
+    """
+
+    model_type = "suite_mae"
+
+    decoder_hidden_size: int = 512
+    decoder_num_hidden_layers: int = 8
+    decoder_num_attention_heads: int = 16
+    decoder_intermediate_size: int = 2048
+    mask_ratio: float = 0.75
+    norm_pix_loss: bool = False
+
+    # What the trunk can do beyond the paper's encoder is off.
+    mlp_type = "gelu"
+    layer_scale_init_value = None
+    use_distillation_token = False
+    num_register_tokens = 0
+    num_prefix_tokens = 1
+    use_mask_token = False
+    position_embedding_type = "sincos"
+    position_interpolation_antialias = False
+    position_interpolation_offset = 0.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self._check_positive(DECODER_SIZES)
+        self._check_multiple("decoder_hidden_size", "decoder_num_attention_heads")
+        for name in ("hidden_size", "decoder_hidden_size"):
+            if getattr(self, name) % 4:
+                raise ValueError(
+                    f"{name} must be a multiple of 4 for sine-cosine positions, got {getattr(self, name)}"
+                )
+        rows, columns = self.grid_height_width
+        self.num_visible(rows * columns)
+
+    def num_visible(self, patches: int) -> int:
+        """How many of an image's patches the encoder sees.
+
+        Raises:
+            ValueError: If `mask_ratio` leaves none of them visible or none masked.
+        """
+        visible = int(patches * (1 - self.mask_ratio))
+        if not 0 < visible < patches:
+            raise ValueError(
+                f"mask_ratio must leave at least one of {patches} patches visible and one masked, "
+                f"got {self.mask_ratio}"
+            )
+        return visible
+
+    def encoder_config(self, **fields) -> SuiteViTConfig:
+        """The encoder as a plain vision transformer, to go on with its weights.
+
+        Args:
+            **fields: Fields to set otherwise, e.g. `pooling="mean"` as in the paper's fine-tuning.
+        """
+        of_trunk = {name: getattr(self, name) for name in TrunkConfig.__annotations__}
+        return SuiteViTConfig(**{**of_trunk, "position_embedding_type": "sincos", **fields})
+
+
+__all__ = ["SuiteMAEConfig"]

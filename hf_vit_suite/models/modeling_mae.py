@@ -1,0 +1,298 @@
+"""The masked autoencoder (He et al. 2021, arXiv 2111.06377): an encoder that sees a quarter, a decoder that paints.
+
+Shape flow (B batch, N patches, V visible ones, M = N - V masked ones, D width, E decoder's width, P = p * p * C):
+    pixels        [B, C, H, W]
+    mask          V patches at random stay                                      [B, V], [B, M] patch numbers
+    encode        visible patches and a class token, blocks, norm               [B, 1 + V, D]
+    decode        mask tokens, visible tokens, class token, blocks, norm        [B, M + V + 1, E]
+    predict       pixels of the masked patches                                  [B, M, P]
+    loss          mean squared error to their pixels, raw or normalised         scalar
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput, can_return_tuple
+
+from .configuration_mae import SuiteMAEConfig
+from .embedding import Embeddings, patchify, resize_position_table, sincos_position_table, take_tokens
+from .pretrained import SuitePreTrainedModel, join_auto_classes
+from .transformer import Encoder
+
+# Against a division by zero where a patch has one colour; the paper's code has this value.
+PIXEL_VARIANCE_EPSILON = 1e-6
+
+
+@dataclass
+class SuiteMAEForPreTrainingOutput(ModelOutput):
+    """What pretraining returns.
+
+    Args:
+        loss: Mean squared error over the pixels of the masked patches.
+        logits: `[batch, patches, patch_size * patch_size * channels]`, the predicted pixels of each masked patch,
+            row, column, channel; zero at visible patches unless `predict_visible`.
+        mask: `[batch, patches]`, 1 where the patch was masked, 0 where the encoder saw it.
+        hidden_states: The encoder's, `[batch, 1 + visible, hidden]` each.
+        attentions: The encoder's, `[batch, heads, 1 + visible, 1 + visible]` each.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+def target_pixels(pixel_values: Tensor, patch_size: int) -> Tensor:
+    """Cuts images into flat patches, channel last within a patch: the order of predictions.
+
+    Args:
+        pixel_values: `[batch, channels, height, width]`; sides are multiples of `patch_size`.
+
+    Returns:
+        `[batch, patches, patch_size * patch_size * channels]`.
+    """
+    patches = patchify(pixel_values, patch_size).unflatten(2, (-1, patch_size * patch_size))
+    return patches.transpose(2, 3).flatten(2)  # (B, N, C, p * p) -> (B, N, p * p * C)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """The inverse of `target_pixels`.
+
+    Args:
+        patches: `[batch, rows * columns, patch_size * patch_size * channels]`.
+        grid: (rows, columns) of patches.
+
+    Returns:
+        `[batch, channels, rows * patch_size, columns * patch_size]`.
+    """
+    pixels = patches.unflatten(1, grid).unflatten(3, (patch_size, patch_size, -1))
+    return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, h, w, p, p, C) -> (B, C, H, W)
+
+
+class DecoderConfig:
+    """A MAE config as its decoder's trunk reads it: the decoder's sizes under the trunk's names.
+
+    Every other field is asked of the config itself, so that a change of its attention backend is seen here too.
+    """
+
+    def __init__(self, config: SuiteMAEConfig):
+        self.config = config
+        self.hidden_size = config.decoder_hidden_size
+        self.num_hidden_layers = config.decoder_num_hidden_layers
+        self.num_attention_heads = config.decoder_num_attention_heads
+        self.intermediate_size = config.decoder_intermediate_size
+
+    def __getattr__(self, name: str):
+        if name == "config" or name.startswith("__"):  # asked for while copying, before there is a config
+            raise AttributeError(name)
+        return getattr(self.config, name)
+
+
+class Decoder(nn.Module):
+    """Predicts the pixels of masked patches from the encoder's tokens (section 3)."""
+
+    def __init__(self, config: SuiteMAEConfig):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.grid = config.grid_height_width
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position_embeddings = nn.Parameter(
+            torch.zeros(1, 1 + self.grid[0] * self.grid[1], width), requires_grad=False
+        )
+        self.trunk = Encoder(DecoderConfig(config))
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.predict = nn.Linear(width, config.patch_size**2 * config.num_channels)
+
+    def forward(
+        self, encoded: Tensor, visible: Tensor, masked: Tensor, grid: tuple[int, int], predict_visible: bool = False
+    ) -> Tensor:
+        """Predicts pixels.
+
+        Args:
+            encoded: `[batch, 1 + visible, hidden]`, the class token first, the visible patches as `visible` orders.
+            visible: `[batch, visible]`, their patch numbers; `masked` `[batch, masked]`, the others'.
+            grid: (rows, columns) of the image's patches.
+            predict_visible: Whether the visible patches are predicted too.
+
+        Returns:
+            `[batch, masked, patch_size * patch_size * channels]`; the visible patches' follow where they are wanted.
+        """
+        class_position, positions = self.position_embeddings.tensor_split([1], dim=1)
+        positions = resize_position_table(positions, self.grid, grid)[0]
+        class_token, seen = self.embed(encoded).tensor_split([1], dim=1)
+        # Attention knows no order: with the wanted tokens in front the last block computes no other.
+        tokens = torch.cat(
+            (self.mask_token + positions[masked], seen + positions[visible], class_token + class_position), dim=1
+        )
+        num_predicted = masked.shape[1] + (visible.shape[1] if predict_visible else 0)
+        decoded = self.trunk(tokens, num_output_tokens=num_predicted).last_hidden_state
+        return self.predict(self.norm(decoded))
+
+
+class SuiteMAEPreTrainedModel(SuitePreTrainedModel):
+    """Initialisation shared by the MAE classes (appendix A.1)."""
+
+    config_class = SuiteMAEConfig
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            # Xavier's uniform; a patch projection counts as the linear layer that it is.
+            bound = math.sqrt(6 / (module.weight.shape[0] + module.weight[0].numel()))
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, (Embeddings, Decoder)):
+            token = module.cls_token if isinstance(module, Embeddings) else module.mask_token
+            init.normal_(token, std=self.config.initializer_range)
+            table = sincos_position_table(*module.grid, token.shape[-1], num_prefix_tokens=1)
+            init.copy_(module.position_embeddings, table)
+
+
+class SuiteMAEModel(SuiteMAEPreTrainedModel):
+    """The encoder: images, nothing masked, to tokens and one vector."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # noqa: RUF012 (transformers declares it as a plain list)
+
+    def __init__(self, config: SuiteMAEConfig):
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+        visible: Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encodes images.
+
+        Args:
+            pixel_values: `[batch, channels, height, width]`, normalised; any size whose sides are multiples of the
+                patch size, as positions are resized to it.
+            output_attentions: Whether to return attention weights, under any attention backend; default the config's.
+            output_hidden_states: Whether to return every layer's tokens; default the config's.
+            attention_layers: Layers whose weights are returned, e.g. `[-1]`; default all.
+            visible: `[batch, visible]`, numbers of the patches to encode; default all.
+
+        Returns:
+            `last_hidden_state` `[batch, 1 + patches, hidden]`, normalised, class token first; `pooler_output`
+            `[batch, hidden]`, the class token; `hidden_states` and `attentions` where asked for.
+
+        Raises:
+            ValueError: If channels or sides don't suit the model, or a layer doesn't exist.
+        """
+        encoded = self.encoder(
+            self.embeddings(pixel_values, visible=visible),
+            *self.wanted_outputs(output_attentions, output_hidden_states),
+            attention_layers,
+        )
+        tokens = self.norm(encoded.last_hidden_state)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=tokens[:, 0],
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+
+class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
+    """The masked autoencoder: encoder, decoder and loss."""
+
+    def __init__(self, config: SuiteMAEConfig):
+        super().__init__(config)
+        self.vit = SuiteMAEModel(config)
+        self.decoder = Decoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        noise: Tensor | None = None,
+        predict_visible: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+    ) -> SuiteMAEForPreTrainingOutput:
+        """Masks images and reconstructs them.
+
+        Args:
+            pixel_values: `[batch, channels, height, width]`, normalised, of any size whose sides are multiples of the
+                patch size.
+            noise: `[batch, patches]`; the patches of the smallest values stay visible. Default drawn anew.
+            predict_visible: Whether to predict the visible patches too, which the loss never asks for.
+            output_attentions: Of the encoder, as in `SuiteMAEModel`, likewise `output_hidden_states` and
+                `attention_layers`.
+
+        Raises:
+            ValueError: If channels, sides or the noise's shape don't suit, or no patch would be visible or masked.
+        """
+        grid = self.vit.embeddings.patch_embeddings.grid(pixel_values)
+        visible, masked = self.random_masking(pixel_values, grid, noise)
+        encoded = self.vit(
+            pixel_values,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            attention_layers=attention_layers,
+            visible=visible,
+            return_dict=True,
+        )
+        predicted = self.decoder(encoded.last_hidden_state, visible, masked, grid, predict_visible)
+        numbers = torch.cat((masked, visible), dim=1)[:, : predicted.shape[1]]
+        places = predicted.new_zeros(len(predicted), grid[0] * grid[1], predicted.shape[2])
+        return SuiteMAEForPreTrainingOutput(
+            loss=self.compute_loss(pixel_values, predicted[:, : masked.shape[1]], masked),
+            logits=places.scatter(1, numbers.unsqueeze(-1).expand_as(predicted), predicted),
+            mask=places.new_zeros(places.shape[:2]).scatter(1, masked, 1),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def random_masking(
+        self, pixel_values: Tensor, grid: tuple[int, int], noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draws which patches stay: patch numbers `[batch, visible]` and `[batch, masked]`, both in random order."""
+        shape = (len(pixel_values), grid[0] * grid[1])
+        if noise is None:
+            noise = torch.rand(shape, device=pixel_values.device)
+        if noise.shape != shape:
+            raise ValueError(f"noise must be [batch, patches] = {list(shape)}, got {list(noise.shape)}")
+        visible = self.config.num_visible(shape[1])
+        return noise.argsort(dim=1).split((visible, shape[1] - visible), dim=1)
+
+    def compute_loss(self, pixel_values: Tensor, predicted: Tensor, masked: Tensor) -> Tensor:
+        """Mean squared error of the masked patches' pixels, in float32 (section 3, "Reconstruction target").
+
+        Args:
+            pixel_values: `[batch, channels, height, width]`.
+            predicted: `[batch, masked, patch_size * patch_size * channels]`.
+            masked: `[batch, masked]`, the patches' numbers.
+        """
+        target = take_tokens(target_pixels(pixel_values, self.config.patch_size), masked).float()
+        if self.config.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+            target = (target - mean) / (variance + PIXEL_VARIANCE_EPSILON).sqrt()
+        return F.mse_loss(predicted.float(), target)
+
+
+AUTO_CLASSES = {"AutoModel": SuiteMAEModel, "AutoModelForPreTraining": SuiteMAEForPreTraining}
+join_auto_classes(SuiteMAEPreTrainedModel, AUTO_CLASSES)
+
+__all__ = ["SuiteMAEForPreTraining", "SuiteMAEForPreTrainingOutput", "SuiteMAEModel", "SuiteMAEPreTrainedModel"]

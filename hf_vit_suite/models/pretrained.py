@@ -1,0 +1,52 @@
+"""What the models of every family share: capabilities, and folders that each of the family's classes opens."""
+
+from transformers.modeling_utils import PreTrainedModel
+
+
+class SuitePreTrainedModel(PreTrainedModel):
+    """Base of every family's `PreTrainedModel`.
+
+    The encoder is called `vit` in every class that has a head, so that its weights go from one family to another.
+    """
+
+    base_model_prefix = "vit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _input_embed_layer = "patch_embeddings"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Embeddings", "Block"]  # noqa: RUF012 (transformers declares it as a plain list)
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _auto_map: dict[str, str]  # set by `join_auto_classes`
+
+    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+        """Saves weights, config and code, so that every Auto class of the family opens the folder anywhere."""
+        self.config.auto_map = {**self._auto_map, **(getattr(self.config, "auto_map", None) or {})}
+        super().save_pretrained(save_directory, **kwargs)
+
+    def wanted_outputs(self, output_attentions: bool | None, output_hidden_states: bool | None) -> tuple[bool, bool]:
+        """What a call returns beside its result: what it asks for, else what the config does."""
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return output_attentions, output_hidden_states
+
+
+def join_auto_classes(base: type[SuitePreTrainedModel], classes: dict[str, type[SuitePreTrainedModel]]) -> None:
+    """Makes a family's saved folders open through its Auto classes wherever they are copied.
+
+    Args:
+        base: The family's base class.
+        classes: The family's classes by the names of transformers' Auto classes.
+    """
+    # transformers alone would name only the class that was saved.
+    base._auto_map = {
+        auto_class: f"{model.__module__.rpartition('.')[2]}.{model.__name__}" for auto_class, model in classes.items()
+    }
+    for auto_class, model in classes.items():
+        # What `register_for_auto_class` sets; it would import the Auto classes, whose registration imports these files.
+        model._auto_class = auto_class
