@@ -3,6 +3,7 @@
 from .augmentation import (
     AugmentedImages,
     ImageTransform,
+    MaskedImageTransform,
     apply_transform,
     evaluation_transform,
     input_size,
@@ -10,7 +11,7 @@ from .augmentation import (
 )
 from .collation import ImageMixer, collate_images
 from .decoding import ImageDecodingError, decode_image
-from .loading import LabelledImages, load_image_dataset
+from .loading import LabelledImages, UnlabelledImages, load_image_dataset, load_unlabelled_images
 
 __all__ = [
     "AugmentedImages",
@@ -18,11 +19,14 @@ __all__ = [
     "ImageMixer",
     "ImageTransform",
     "LabelledImages",
+    "MaskedImageTransform",
+    "UnlabelledImages",
     "apply_transform",
     "collate_images",
     "decode_image",
     "evaluation_transform",
     "input_size",
     "load_image_dataset",
+    "load_unlabelled_images",
     "training_transform",
 ]

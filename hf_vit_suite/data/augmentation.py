@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -110,6 +111,7 @@ class ImageTransform:
     """
 
     transform: Callable[[Image.Image], Tensor]
+    columns: ClassVar[tuple[str, ...]] = ("image", "label")
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
         """`{"image": [...], "label": [...]}` -> `{"pixel_values": [tensor, ...], "labels": [int, ...]}`."""
@@ -117,10 +119,34 @@ class ImageTransform:
         return {"pixel_values": pixel_values, "labels": rows["label"]}
 
 
-def apply_transform(split: Dataset | IterableDataset, transform: ImageTransform) -> Dataset | IterableDataset:
+@dataclass(frozen=True)
+class MaskedImageTransform:
+    """Decodes and transforms images for a masked autoencoder, with the noise that draws each one's mask.
+
+    Drawn here the mask is part of the row: it depends on neither the number of processes nor the training's state.
+
+    Args:
+        transform: From a PIL RGB image to a tensor `[channels, height, width]`.
+        patch_size: Side of a patch in pixels.
+    """
+
+    transform: Callable[[Image.Image], Tensor]
+    patch_size: int
+    columns: ClassVar[tuple[str, ...]] = ("image",)
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        """`{"image": [...]}` -> `{"pixel_values": [tensor, ...], "noise": [[patches], ...]}`."""
+        pixel_values = [self.transform(decode_image(image)) for image in rows["image"]]
+        patches = [image[0].numel() // self.patch_size**2 for image in pixel_values]
+        return {"pixel_values": pixel_values, "noise": [torch.rand(number) for number in patches]}
+
+
+def apply_transform(
+    split: Dataset | IterableDataset, transform: ImageTransform | MaskedImageTransform
+) -> Dataset | IterableDataset:
     """A split whose rows are transformed when they are read."""
     if isinstance(split, IterableDataset):
-        return split.map(transform, batched=True, batch_size=16, remove_columns=["image", "label"])
+        return split.map(transform, batched=True, batch_size=16, remove_columns=list(transform.columns))
     return split.with_transform(transform)
 
 
@@ -130,12 +156,12 @@ class AugmentedImages(torch.utils.data.Dataset):
     So it is the same for any number of worker processes, and a resumed run sees what an unbroken one sees.
 
     Args:
-        split: Rows with the columns `image` and `label`.
+        split: Rows with the columns that the transform reads.
         transform: Decodes and augments.
         seed: Of the whole run.
     """
 
-    def __init__(self, split: Dataset, transform: ImageTransform, seed: int):
+    def __init__(self, split: Dataset, transform: ImageTransform | MaskedImageTransform, seed: int):
         self.rows = split.with_transform(transform)
         self.seed = seed
         self.epoch = 0
@@ -148,7 +174,7 @@ class AugmentedImages(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        """The augmented row `{"pixel_values": [channels, height, width], "labels": int}`."""
+        """The augmented row, `pixel_values` `[channels, height, width]` and what else the transform gives."""
         seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(seed))

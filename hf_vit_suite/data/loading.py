@@ -1,32 +1,19 @@
-"""Labelled images from any source, as `datasets` splits with the columns `image` and `label`."""
+"""Images from any source, as `datasets` splits with the columns `image` and, where they are asked for, `label`."""
 
-import glob
-import io
 import logging
-import os
-import re
 import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-from PIL import Image
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 
 from .decoding import ImageDecodingError, decode_image
+from .sources import find_column, open_source, standard_splits
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing"),
-}
-SPLIT_OF_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-# A split's name as a word of its own: `imagenet-val-0001.tar` is validation, `valuable.parquet` is not.
-SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF_NAME)})(?![a-z])")
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label", "target", "json.label", "json.cls")
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 UNDECODED = datasets.Image(decode=False)
@@ -67,7 +54,7 @@ def load_image_dataset(
     Args:
         source: `digits` (scikit-learn's, offline), a folder with a subfolder a class (which may stand in `train`,
             `validation` and `test` folders), a parquet or webdataset (`.tar`) file, folder or glob (whose split is a
-            word of its path within), or the name of a Hub data set.
+            word of its path within), a folder of MNIST's IDX files, or the name of a Hub data set.
         image_column: Column of the images; default the one of image type, or named like one.
         label_column: Column of the labels; default the one of class type, or named like one.
         validation_fraction: Share of the training images that becomes the validation split where there is none.
@@ -91,7 +78,8 @@ def load_image_dataset(
     any_split = next(iter(loaded.values()))
     image_column = find_column(any_split, image_column, "image", datasets.Image, IMAGE_COLUMNS, source)
     label_column = find_column(any_split, label_column, "label", ClassLabel, LABEL_COLUMNS, source)
-    columns = {split: two_columns(data, image_column, label_column) for split, data in loaded.items()}
+    wanted = {"image": image_column, "label": label_column}
+    columns = {split: select_columns(data, wanted) for split, data in loaded.items()}
     if streaming:
         return stream(columns, source, strict_images, {"validation": validation_fraction, "test": test_fraction})
 
@@ -103,170 +91,52 @@ def load_image_dataset(
     return LabelledImages(numbered, label_names, skipped, source)
 
 
-def open_source(source: str, streaming: bool) -> dict[str, Dataset | IterableDataset]:
-    """The source's own splits, as `datasets` opens them."""
-    if source == "digits":
-        digits = load_digits()
-        return {"train": digits.to_iterable_dataset() if streaming else digits}
-    path = Path(source).expanduser()
-    if path.is_dir():
-        builder, files = folder_files(path)
-    elif path.is_file() or glob.has_magic(source):
-        names = [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))
-        builder = builder_of(names, source)
-        files = by_split_name(Path(os.path.commonpath([os.path.dirname(name) for name in names])), names)
-    # The dot of a version is none of a file's suffix: `owner/data-v1.0` is a Hub name.
-    elif path.is_absolute() or source[0] in ".~" or path.suffix[1:].isalpha() or source.count("/") > 1:
-        raise FileNotFoundError(f"--dataset {source}: there is no such file or folder")
-    else:
-        return open_hub(source, streaming)
-    options = {"drop_labels": False} if builder == "imagefolder" else {}
-    # datasets takes names for patterns: unescaped, `photo[1].png` would be left out.
-    data_files = {split: [glob.escape(name) for name in names] for split, names in files.items()}
-    return load(builder, f"--dataset {source}", data_files=data_files, streaming=streaming, **options)
-
-
-def load(builder: str, named: str, **options) -> DatasetDict | IterableDatasetDict:
-    """`datasets.load_dataset` whose failures are one line."""
-    try:
-        return datasets.load_dataset(builder, **options)
-    except Exception as error:  # datasets raises many kinds, from its own to pyarrow's and tarfile's
-        cause = error.__cause__ or error
-        raise ValueError(f"{named} can't be read: {' '.join(str(cause).split())}") from error
-
-
-def open_hub(source: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
-    """A data set of the Hub."""
-    named = f"--dataset {source} is neither digits nor a file or folder here, and as a Hub data set it"
-    return load(source, named, streaming=streaming)
-
-
-def load_digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, as PNG."""
-    from sklearn import datasets as sklearn_datasets
-
-    digits = sklearn_datasets.load_digits()
-    names = [str(name) for name in digits.target_names]
-    rows = {
-        "image": [png(np.round(pixels * (255 / 16)).astype(np.uint8)) for pixels in digits.images],
-        "label": digits.target.tolist(),
-    }
-    return Dataset.from_dict(rows, features=Features({"image": datasets.Image(), "label": ClassLabel(names=names)}))
-
-
-def png(pixels: np.ndarray) -> dict:
-    """8-bit pixels as an encoded image of `datasets`."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def builder_of(files: list[str], source: str) -> str:
-    """The builder of parquet or webdataset files."""
-    for builder, suffix in (("parquet", ".parquet"), ("webdataset", ".tar")):
-        if files and all(name.endswith(suffix) for name in files):
-            return builder
-    raise ValueError(
-        f"--dataset {source}: expected parquet or .tar files, or a folder of images, got {len(files)} others"
-    )
-
-
-def folder_files(folder: Path) -> tuple[str, dict[str, list[str]]]:
-    """Builder and files by split of a folder; only folders' names make splits, never file names."""
-    for builder, suffix in (("parquet", ".parquet"), ("webdataset", ".tar")):
-        if names := sorted(str(path) for path in folder.rglob(f"*{suffix}")):
-            return builder, by_split_name(folder, names)
-    parts = {
-        split: next((folder / name for name in names if (folder / name).is_dir()), None)
-        for split, names in SPLIT_NAMES.items()
-    }
-    if parts["train"] is None:
-        parts = {"train": folder}
-    files = {split: image_files(part, split == "train") for split, part in parts.items() if part is not None}
-    return "imagefolder", files
-
-
-def by_split_name(folder: Path, files: list[str]) -> dict[str, list[str]]:
-    """Parquet or tar files by the first split that the path within the folder names (`data/train-0001.tar`)."""
-    splits: dict[str, list[str]] = {}
-    for name in files:
-        word = SPLIT_WORD.search(os.path.relpath(name, folder).lower())
-        splits.setdefault(SPLIT_OF_NAME[word[1]] if word else "train", []).append(name)
-    return splits if "train" in splits else {"train": files}
-
-
-def image_files(folder: Path, needs_every_class: bool) -> list[str]:
-    """The image files of class subfolders; hidden files and folders, such as `.ipynb_checkpoints`, are none."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = {path: visible_images(path) for path in classes}
-    if not any(files.values()):
-        raise ValueError(f"--dataset {folder}: no images in class subfolders, expected {folder}/CLASS/IMAGE.png")
-    if needs_every_class and (empty := [path for path in classes if not files[path]]):
-        raise ValueError(f"--dataset {folder}: class folder {empty[0]} has no image: remove it or add images")
-    # datasets names the class after the folder right above an image, whatever lies above that.
-    if deeper := [file.parent for path, images in files.items() for file in images if file.parent != path]:
-        raise ValueError(
-            f"--dataset {folder}: {deeper[0]} lies deeper than a class folder, expected {folder}/CLASS/IMAGE.png: "
-            "move it up, or name the folder that holds the class folders"
-        )
-    return [str(file) for images in files.values() for file in images]
-
-
-def visible_images(folder: Path) -> list[Path]:
-    """The image files under a folder of which no part is hidden."""
-    return [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in ImageFolder.EXTENSIONS
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
-
-
-def standard_splits(loaded: dict[str, Dataset | IterableDataset], source: str) -> dict[str, Dataset | IterableDataset]:
-    """The splits under the names train, validation and test; nested columns are flattened."""
-    splits = {}
-    for split, names in SPLIT_NAMES.items():
-        for name in names:
-            if name in loaded and split not in splits:
-                splits[split] = loaded[name] if isinstance(loaded[name], IterableDataset) else flat(loaded[name])
-    if "train" not in splits:
-        raise ValueError(f"--dataset {source} has no split named train, it has {', '.join(loaded)}")
-    return splits
-
-
-def flat(data: Dataset) -> Dataset:
-    """Nested columns as columns of their own (webdataset's json); images stay whole."""
-    has_nested = any(isinstance(feature, dict) for feature in data.features.values())
-    return data.flatten() if has_nested else data
-
-
-def find_column(
-    data: Dataset | IterableDataset,
-    name: str | None,
-    kind: str,
-    feature_type: type,
-    usual: tuple[str, ...],
-    source: str,
-) -> str:
-    """A column by the name given, by its type, or by a usual name."""
-    existing = data.column_names or list(next(iter(data.take(1)), {}))
-    if name is not None and name in existing:
-        return name
-    features = data.features or {}
-    found = [column for column in existing if isinstance(features.get(column), feature_type)]
-    found += [column for column in usual if column in existing]
-    if name is not None or not found:
-        missing = f"no column {name!r}" if name is not None else f"no column that looks like the {kind}"
-        raise ValueError(f"--dataset {source} has {missing}: name one of {', '.join(existing)} by --{kind}_column")
-    return found[0]
-
-
-def two_columns(data: Dataset | IterableDataset, image_column: str, label_column: str) -> Dataset | IterableDataset:
-    """Only `image`, undecoded, and `label`."""
-    data = data.select_columns([image_column, label_column])
-    renames = {old: new for old, new in ((image_column, "image"), (label_column, "label")) if old != new}
+def select_columns(data: Dataset | IterableDataset, wanted: dict[str, str]) -> Dataset | IterableDataset:
+    """Only the wanted columns, by the names they get; the image undecoded."""
+    data = data.select_columns(list(wanted.values()))
+    renames = {old: new for new, old in wanted.items() if old != new}
     data = data.rename_columns(renames) if renames else data
     return data.cast_column("image", UNDECODED)
+
+
+@dataclass(frozen=True)
+class UnlabelledImages:
+    """Images to pretrain on.
+
+    Args:
+        rows: The training images, one column `image` (undecoded).
+        skipped: `file: reason` for each unreadable image; empty for streams, which skip while they are read.
+    """
+
+    rows: Dataset | IterableDataset
+    skipped: list[str]
+
+
+def load_unlabelled_images(
+    source: str, *, image_column: str | None = None, streaming: bool = False, strict_images: bool = False
+) -> UnlabelledImages:
+    """Loads a source's training images, labelled or not.
+
+    Args:
+        source: As in `load_image_dataset`, or any folder with images in it or below. Where there is a `train` split or
+            folder it alone is read, so that test images stay unseen.
+        image_column: Column of the images; default the one of image type, or named like one.
+        streaming: Read the data while it is used.
+        strict_images: Stop at unreadable images rather than skip them.
+
+    Raises:
+        ValueError: If nothing is there, the column can't be found or no image is readable, or, with `strict_images`,
+            one is not. FileNotFoundError where a path leads nowhere.
+    """
+    loaded = standard_splits(open_source(source, streaming, needs_labels=False), source)
+    column = find_column(loaded["train"], image_column, "image", datasets.Image, IMAGE_COLUMNS, source)
+    rows = select_columns(loaded["train"], {"image": column})
+    if streaming:
+        return UnlabelledImages(rows.filter(IsReadable(strict_images), input_columns="image"), [])
+    readable, skipped = drop_unreadable({"train": rows}, strict_images, source)
+    if not len(readable["train"]):
+        raise ValueError(f"--dataset {source} has no readable image")
+    return UnlabelledImages(readable["train"], skipped)
 
 
 def find_problem(image: dict | None) -> dict[str, str]:

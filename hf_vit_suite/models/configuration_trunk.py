@@ -41,7 +41,7 @@ class TrunkConfig(PreTrainedConfig):
         ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
     """
 
-    # What `register_for_auto_class` sets; it would import the Auto classes, whose registration imports these files.
+    # `register_for_auto_class` would import the Auto classes, whose registration imports these files.
     _auto_class = "AutoConfig"
 
     hidden_size: int = 768

@@ -48,5 +48,5 @@ def join_auto_classes(base: type[SuitePreTrainedModel], classes: dict[str, type[
         auto_class: f"{model.__module__.rpartition('.')[2]}.{model.__name__}" for auto_class, model in classes.items()
     }
     for auto_class, model in classes.items():
-        # What `register_for_auto_class` sets; it would import the Auto classes, whose registration imports these files.
+        # `register_for_auto_class` would import the Auto classes, whose registration imports these files.
         model._auto_class = auto_class

@@ -210,7 +210,10 @@ def test_decoder_follows_a_change_of_the_attention_backend():
         ({"mask_ratio": 0.99}, r"mask_ratio must leave at least one of 16 patches visible"),
         ({"decoder_num_hidden_layers": 0}, "decoder_num_hidden_layers must be at least 1, got 0"),
         ({"decoder_num_attention_heads": 3}, "decoder_hidden_size must be a multiple of decoder_num_attention_heads"),
-        ({"decoder_hidden_size": 18}, "decoder_hidden_size must be a multiple of 4"),
+        (
+            {"decoder_hidden_size": 18},
+            "sine-cosine positions need a decoder_hidden_size that is a multiple of 4, got 18",
+        ),
     ],
 )
 def test_config_names_the_field_that_is_out_of_range(fields, message):
