@@ -42,22 +42,40 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
-    """Draws the last layer's attention on a picture."""
+    """Draws what a model attends to, or what a masked autoencoder reconstructs."""
     from .prediction import explain
 
-    explain(arguments.model, arguments.image, arguments.out)
+    explain(arguments.model, arguments.image, arguments.out, arguments.method)
     print(f"wrote {arguments.out}")
     return 0
 
 
 def run_finetune(arguments: argparse.Namespace) -> int:
     """Fine-tunes a classifier."""
-    from .training.command import parse
-    from .training.finetune import finetune
+    from .training.finetune import run
 
-    report = finetune(*parse(arguments.rest))
-    print(f"test accuracy {report['metrics']['test']['accuracy']:.4f} on {report['images']['test']} images")
+    run(arguments.rest)
     return 0
+
+
+def run_pretrain_mae(arguments: argparse.Namespace) -> int:
+    """Pretrains a masked autoencoder."""
+    from .training.mae import run
+
+    run(arguments.rest)
+    return 0
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Measures features or a classifier."""
+    from .evaluation.command import run
+
+    run(arguments.rest)
+    return 0
+
+
+# Their own parsers read their arguments; the options of transformers take seconds to import.
+WITH_OWN_PARSER = (run_finetune, run_pretrain_mae, run_evaluate)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,15 +92,28 @@ def build_parser() -> argparse.ArgumentParser:
 
     add("finetune", run_finetune, "fine-tune an image classifier; --help lists its options", add_help=False)
 
+    pretrain = commands.add_parser("pretrain", help="pretrain an encoder without labels")
+    methods = pretrain.add_subparsers(title="methods", required=True, metavar="METHOD")
+    mae = methods.add_parser("mae", help="masked autoencoder; --help lists its options", add_help=False)
+    mae.set_defaults(run=run_pretrain_mae)
+
+    add("evaluate", run_evaluate, "measure features or a classifier; --help lists the ways", add_help=False)
+
     predict = add("predict", run_predict, "classify images")
     predict.add_argument("model", help="folder or Hub name of a classifier")
     predict.add_argument("images", nargs="+", metavar="image", help="image files")
     predict.add_argument("--top_k", type=positive, default=5, help="labels shown an image (default 5)")
     predict.add_argument("--json", action="store_true", help="print JSON in place of a table")
 
-    explain = add("explain", run_explain, "draw what the last layer attends to")
+    explain = add("explain", run_explain, "draw what a model looks at")
     explain.add_argument("model", help="folder or Hub name of a model of the suite")
     explain.add_argument("image", help="image file")
+    explain.add_argument(
+        "--method",
+        choices=("attention", "reconstruction"),
+        default="attention",
+        help="attention of the last layer (default), or what a masked autoencoder paints where it can't see",
+    )
     explain.add_argument("--out", required=True, type=Path, help="picture to write, e.g. attention.png")
 
     models = add("models", run_models, "list the architectures")
@@ -105,9 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     parser = build_parser()
     parsed, rest = parser.parse_known_args(arguments)
-    if rest and parsed.run is not run_finetune:
+    if rest and parsed.run not in WITH_OWN_PARSER:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    parsed.rest = rest  # finetune's own parser reads them, whose options take seconds to import
+    parsed.rest = rest
     try:
         return parsed.run(parsed)
     except KeyboardInterrupt:

@@ -43,6 +43,43 @@ The folder carries its model code; where `hf_vit_suite` is installed, `import hf
 """
 
 
+PRETRAINED_CARD = """---
+{metadata}
+---
+
+# {name}
+
+{description}
+
+{skipped}{pictures}
+
+## Use
+
+```python
+from transformers import AutoModel
+
+encoder = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+features = encoder(pixel_values).pooler_output
+```
+
+```
+hf-vit-suite finetune --model {name} --dataset DATA
+hf-vit-suite evaluate linear {name} --dataset DATA
+```
+
+The folder carries its model code; where `hf_vit_suite` is installed, `import hf_vit_suite` replaces
+`trust_remote_code=True`.
+
+## Training
+
+```
+{command}
+```
+
+{training}
+"""
+
+
 @dataclass(frozen=True)
 class ClassifierFacts:
     """What a classifier's card tells; every figure is measured.
@@ -110,6 +147,56 @@ def classifier_card(facts: ClassifierFacts) -> ModelCard:
             metric_rules=" | ".join("---:" for _ in names),
             metric_rows="\n".join(rows),
             skipped=f"{facts.skipped} unreadable images were left out.\n\n" if facts.skipped else "",
+            command=facts.command,
+            training=facts.training,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class PretrainedFacts:
+    """What the card of a model pretrained without labels tells; every figure is measured.
+
+    Args:
+        name: Name of the model, the folder's or the Hub's.
+        architecture: Class and size in words.
+        dataset: Name of the data.
+        images: Number of training images; `None` for streams.
+        skipped: Number of unreadable images left out.
+        loss: The last training loss.
+        pictures: File names of pictures in the folder.
+        command: Command line that made it.
+        training: Sentences on the run: epochs, time, device.
+    """
+
+    name: str
+    architecture: str
+    dataset: str
+    images: int | None
+    skipped: int
+    loss: float
+    pictures: list[str]
+    command: str
+    training: str
+
+
+def pretrained_card(facts: PretrainedFacts) -> ModelCard:
+    """A model card with metadata that the Hub reads."""
+    metadata = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=["image-feature-extraction", "self-supervised", "vision", "hf-vit-suite"],
+        model_name=facts.name,
+    )
+    images = "" if facts.images is None else f" ({facts.images} images)"
+    return ModelCard(
+        PRETRAINED_CARD.format(
+            metadata=metadata.to_yaml(),
+            name=facts.name,
+            description=f"{facts.architecture}, pretrained without labels on `{facts.dataset}`{images}. "
+            f"Its last training loss is {facts.loss:.4f}.",
+            skipped=f"{facts.skipped} unreadable images were left out.\n\n" if facts.skipped else "",
+            pictures="\n\n".join(f"![{name}]({name})" for name in ["curves.png", *facts.pictures]),
             command=facts.command,
             training=facts.training,
         )

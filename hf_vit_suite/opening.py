@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from transformers import PretrainedConfig
+
 
 def open_pretrained(auto_class: type, name: str, **options) -> Any:
     """`auto_class.from_pretrained(name, **options)`.
@@ -17,3 +19,8 @@ def open_pretrained(auto_class: type, name: str, **options) -> Any:
         return auto_class.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} can't be opened by {auto_class.__name__}: {error}") from error
+
+
+def is_pretrained_encoder(config: PretrainedConfig) -> bool:
+    """Whether a config is of one of the suite's families that are pretrained without labels and have no classifier."""
+    return hasattr(config, "encoder_config")

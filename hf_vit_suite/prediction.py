@@ -4,12 +4,21 @@ import os
 from collections.abc import Sequence
 
 import torch
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from matplotlib.figure import Figure
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+)
 
 from .data import ImageDecodingError, decode_image
-from .explain import classifier_attention_figure
+from .explain import attention_figure, class_token_attention, classifier_attention_figure, reconstruction_figure
 from .files import staged_file
-from .opening import open_pretrained
+from .models.configuration_mae import SuiteMAEConfig
+from .opening import is_pretrained_encoder, open_pretrained
 
 BATCH_SIZE = 16
 
@@ -50,17 +59,44 @@ def predict(model_name: str, paths: Sequence[str | os.PathLike], top_k: int = 5)
     return predictions, unreadable
 
 
-def explain(model_name: str, path: str | os.PathLike, out: str | os.PathLike) -> None:
-    """Writes a figure of the last layer's attention on an image: the mean over heads, and each head.
+def explain(model_name: str, path: str | os.PathLike, out: str | os.PathLike, method: str = "attention") -> None:
+    """Writes a figure that explains a model on an image.
 
     Args:
         model_name: Folder or Hub name of a model of the suite.
         path: Image file.
         out: Picture to write; its suffix is the format (png, svg, pdf).
+        method: `"attention"`, the last layer's, the mean over heads and each head; `"reconstruction"`, the image,
+            its masked form and what a masked autoencoder makes of that.
+
+    Raises:
+        ValueError: If the model can't be explained so, or the image can't be read.
     """
-    model = open_pretrained(AutoModelForImageClassification, model_name).eval()
     processor = open_pretrained(AutoImageProcessor, model_name)
     pixel_values = processor([decode_image(path)], return_tensors="pt").pixel_values
-    figure = classifier_attention_figure(model, pixel_values, processor)
+    figure = FIGURES[method](model_name, pixel_values, processor)
     with staged_file(out) as staged:
         figure.savefig(staged, dpi=150)
+
+
+def explain_attention(model_name: str, pixel_values: Tensor, processor) -> Figure:
+    """The last layer's attention of a classifier or an encoder, `pixel_values` `[1, channels, height, width]`."""
+    if is_pretrained_encoder(open_pretrained(AutoConfig, model_name)):
+        model = open_pretrained(AutoModel, model_name).eval()
+        return attention_figure(pixel_values, class_token_attention(model, pixel_values), processor, ["image"])
+    model = open_pretrained(AutoModelForImageClassification, model_name).eval()
+    return classifier_attention_figure(model, pixel_values, processor)
+
+
+def explain_reconstruction(model_name: str, pixel_values: Tensor, processor) -> Figure:
+    """A masked autoencoder's reconstruction, with the same mask for each picture of a size."""
+    config = open_pretrained(AutoConfig, model_name)
+    if not isinstance(config, SuiteMAEConfig):
+        raise ValueError(f"{model_name} reconstructs nothing: it is no masked autoencoder but a {config.model_type}")
+    model = open_pretrained(AutoModelForPreTraining, model_name).eval()
+    rows, columns = model.vit.embeddings.patch_embeddings.grid(pixel_values)
+    noise = torch.rand(1, rows * columns, generator=torch.Generator().manual_seed(0))
+    return reconstruction_figure(model, pixel_values, noise, processor)
+
+
+FIGURES = {"attention": explain_attention, "reconstruction": explain_reconstruction}

@@ -2,5 +2,12 @@
 
 from .attention import class_token_attention
 from .figure import attention_figure, classifier_attention_figure
+from .reconstruction import reconstruct, reconstruction_figure
 
-__all__ = ["attention_figure", "class_token_attention", "classifier_attention_figure"]
+__all__ = [
+    "attention_figure",
+    "class_token_attention",
+    "classifier_attention_figure",
+    "reconstruct",
+    "reconstruction_figure",
+]

@@ -76,6 +76,17 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
     return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, h, w, p, p, C) -> (B, C, H, W)
 
 
+def normalised(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each patch's pixels with mean 0 and variance 1 (section 3), and the mean and deviation that were taken out.
+
+    Args:
+        patches: `[batch, patches, pixels]`, to which the first result is alike; the others are `[batch, patches, 1]`.
+    """
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    deviation = (variance + PIXEL_VARIANCE_EPSILON).sqrt()
+    return (patches - mean) / deviation, mean, deviation
+
+
 class DecoderConfig:
     """A MAE config as its decoder's trunk reads it: the decoder's sizes under the trunk's names.
 
@@ -287,8 +298,7 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
         """
         target = take_tokens(target_pixels(pixel_values, self.config.patch_size), masked).float()
         if self.config.norm_pix_loss:
-            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-            target = (target - mean) / (variance + PIXEL_VARIANCE_EPSILON).sqrt()
+            target, _, _ = normalised(target)
         return F.mse_loss(predicted.float(), target)
 
 

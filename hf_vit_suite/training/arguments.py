@@ -3,12 +3,16 @@
 Defaults that depend on the job (from scratch or from a checkpoint, which data) stand in the tables at the end.
 """
 
+import argparse
 import importlib.util
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from transformers import TrainingArguments
+from transformers import AutoConfig, TrainingArguments
+
+from ..opening import is_pretrained_encoder, open_pretrained
 
 
 @dataclass
@@ -93,26 +97,20 @@ def default_report_to() -> str:
 
 
 @dataclass
-class FinetuneTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with the defaults of fine-tuning vision transformers."""
+class SuiteTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with the defaults of every recipe here."""
 
-    output_dir: str | None = field(default="outputs/finetune", metadata={"help": "Folder of the trained model."})
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Train into a folder that holds a model already, whose files are replaced."}
     )
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Training images a device and step."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation images a device and step."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training images."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up, or below 1 their share."})
     weight_decay: float = field(
         default=0.05, metadata={"help": "Weight decay of the matrices; norms, biases, tokens and positions have none."}
     )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept at a time."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
-    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "What makes a checkpoint best."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two lines of the training log."})
     hub_strategy: str = field(
         default="end", metadata={"help": "When to push: pushes before the end hold no code and no card."}
@@ -131,6 +129,23 @@ class FinetuneTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Must stay False: images become pixel_values when they are read."}
     )
 
+    def keep_token_out_of_files(self) -> None:
+        """Moves the Hub's token to the environment: Trainer would save it with its arguments, and push it."""
+        if self.hub_token is not None:
+            os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
+
+
+@dataclass
+class FinetuneTrainingArguments(SuiteTrainingArguments):
+    """TrainingArguments with the defaults of fine-tuning vision transformers."""
+
+    output_dir: str | None = field(default="outputs/finetune", metadata={"help": "Folder of the trained model."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation images a device and step."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the training images."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
+    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "What makes a checkpoint best."})
+
 
 # Peak learning rates by how much is trained, for AdamW at the default batch size.
 LEARNING_RATES = {"scratch": 5e-4, "checkpoint": 1e-4, "linear_probe": 1e-2, "lora": 1e-3}
@@ -148,12 +163,20 @@ DATASET_DEFAULTS = {
     }
 }
 
+# Going on from an encoder pretrained without labels (MAE, table 9): 1e-3 x 64 / 256, and less for earlier layers.
+PRETRAINED_DEFAULTS = {"learning_rate": 2.5e-4, "layer_decay": 0.75}
 
-def job_defaults(dataset: str, model: str | None, linear_probe: bool, lora: bool) -> dict:
+
+def job_defaults(given: argparse.Namespace) -> dict:
     """Defaults that follow from the job: they are set before the command line is read, which then wins."""
-    defaults = dict(DATASET_DEFAULTS.get(dataset, {}))
-    if model is not None:
+    defaults = dict(DATASET_DEFAULTS.get(given.dataset, {}))
+    if given.model is not None:
         for name in ("preset", "config_overrides"):
             defaults.pop(name, None)
-    mode = "linear_probe" if linear_probe else "lora" if lora else "checkpoint" if model is not None else "scratch"
-    return {**defaults, "learning_rate": LEARNING_RATES[mode]}
+    mode = (
+        "linear_probe" if given.linear_probe else "lora" if given.lora else "checkpoint" if given.model else "scratch"
+    )
+    defaults["learning_rate"] = LEARNING_RATES[mode]
+    if mode == "checkpoint" and is_pretrained_encoder(open_pretrained(AutoConfig, given.model)):
+        defaults |= PRETRAINED_DEFAULTS
+    return defaults

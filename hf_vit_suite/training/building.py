@@ -7,6 +7,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -15,7 +16,7 @@ from transformers import (
 from transformers.image_utils import PILImageResampling
 
 from ..models.presets import preset_config
-from ..opening import open_pretrained
+from ..opening import is_pretrained_encoder, open_pretrained
 from .arguments import ModelArguments
 from .optimization import BLOCK
 
@@ -76,6 +77,11 @@ def from_preset(arguments: ModelArguments, label_names: list[str]) -> tuple[PreT
         if getattr(arguments, name) is not None:
             overrides[name] = getattr(arguments, name)
     config = preset_config(arguments.preset, **overrides)
+    if is_pretrained_encoder(config):
+        raise ValueError(
+            f"{arguments.preset} is pretrained before it is fine-tuned (hf-vit-suite pretrain): give the folder that "
+            "this leaves by --model"
+        )
     for name, value in label_fields(label_names).items():
         setattr(config, name, value)
     height, width = config.image_height_width
@@ -86,6 +92,11 @@ def from_preset(arguments: ModelArguments, label_names: list[str]) -> tuple[PreT
 def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[PreTrainedModel, ViTImageProcessor]:
     """A checkpoint, with a new head where its labels are others."""
     config = open_pretrained(AutoConfig, arguments.model)
+    processor = open_pretrained(AutoImageProcessor, arguments.model)
+    if arguments.image_size is not None:
+        set_input_size(processor, arguments.image_size)
+    if is_pretrained_encoder(config):
+        return from_pretrained_encoder(arguments, config, label_names), processor
     keeps_head = list((config.id2label or {}).values()) == label_names
     if arguments.drop_path_rate is not None:
         config.drop_path_rate = arguments.drop_path_rate
@@ -103,10 +114,23 @@ def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[
             old_labels,
             len(label_names),
         )
-    processor = open_pretrained(AutoImageProcessor, arguments.model)
-    if arguments.image_size is not None:
-        set_input_size(processor, arguments.image_size)
     return model, processor
+
+
+def from_pretrained_encoder(
+    arguments: ModelArguments, config: PretrainedConfig, label_names: list[str]
+) -> PreTrainedModel:
+    """A classifier on an encoder that was pretrained without labels, as in MAE's fine-tuning (appendix A.1).
+
+    It pools the mean of the patches; the norm starts anew with the head, as a mean is not what it was trained on.
+    """
+    fields = {} if arguments.drop_path_rate is None else {"drop_path_rate": arguments.drop_path_rate}
+    classifier_config = config.encoder_config(pooling="mean", **label_fields(label_names), **fields)
+    model = AutoModelForImageClassification.from_config(classifier_config)
+    encoder = open_pretrained(AutoModel, arguments.model)
+    for name in ("embeddings", "encoder"):
+        getattr(model.base_model, name).load_state_dict(getattr(encoder, name).state_dict())
+    return model
 
 
 def heads(model: nn.Module) -> dict[str, nn.Module]:

@@ -29,6 +29,18 @@ def training_curves(log_history: Sequence[dict]) -> Figure:
     return figure
 
 
+def loss_curve(log_history: Sequence[dict]) -> Figure:
+    """Training loss by step, from Trainer's log."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axis = figure.subplots()
+    points = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
+    if points:
+        axis.plot(*zip(*points, strict=True))
+    axis.set(title="training loss", xlabel="step")
+    axis.grid(alpha=0.3)
+    return figure
+
+
 def confusion_figure(labels: np.ndarray, predicted: np.ndarray, label_names: Sequence[str]) -> Figure:
     """Confusion matrix; row true, column predicted, each row as shares of 1. Over 30 labels are not named.
 

@@ -3,14 +3,17 @@
 `finetune` reads as its stages. What a stage does is beside it; what Trainer does is transformers'.
 """
 
-import os
-import shutil
-import time
-from pathlib import Path
+from collections.abc import Sequence
 
 from datasets import IterableDataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
+from transformers import (
+    AutoModelForImageClassification,
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.trainer_utils import PredictionOutput
 
 from ..data import (
     AugmentedImages,
@@ -23,16 +26,32 @@ from ..data import (
     load_image_dataset,
     training_transform,
 )
-from .arguments import DataArguments, FinetuneTrainingArguments, ModelArguments, RecipeArguments
+from .arguments import DataArguments, FinetuneTrainingArguments, ModelArguments, RecipeArguments, job_defaults
 from .building import build_model
+from .checkpoints import TRAINER_STATE, prepare_output_dir, train
+from .command import parse
 from .distillation import Teacher
 from .ema import EMA_FILE, WeightAverage
 from .metrics import classification_metrics, cross_entropy
-from .results import check_reload, save_results
+from .results import check_reload, first_test_images, save_results
 from .trainer import ClassificationTrainer, first_output
 
-# What Trainer writes last into a checkpoint: without it the checkpoint was cut off.
-TRAINER_STATE = "trainer_state.json"
+# How many test images the reopened model is compared on.
+RELOADED_IMAGES = 64
+
+
+def run(arguments: Sequence[str]) -> None:
+    """`hf-vit-suite finetune`."""
+    report = finetune(
+        *parse(
+            arguments,
+            "finetune",
+            "Fine-tunes an image classifier and leaves a folder that AutoModel opens.",
+            (ModelArguments, DataArguments, RecipeArguments, FinetuneTrainingArguments),
+            job_defaults,
+        )
+    )
+    print(f"test accuracy {report['metrics']['test']['accuracy']:.4f} on {report['images']['test']} images")
 
 
 def finetune(
@@ -53,10 +72,8 @@ def finetune(
         ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
             holds another model.
     """
-    if training_arguments.hub_token is not None:
-        # Trainer would save the token with its arguments, and push it.
-        os.environ["HF_TOKEN"], training_arguments.hub_token = training_arguments.hub_token, None
-    resume_from = prepare_output_dir(training_arguments, recipe)
+    training_arguments.keep_token_out_of_files()
+    resume_from = prepare_output_dir(training_arguments, EMA_FILE if recipe.ema_decay else TRAINER_STATE)
     set_seed(training_arguments.seed)
     with training_arguments.main_process_first(desc="loading data"):
         data = load_image_dataset(
@@ -72,56 +89,20 @@ def finetune(
     model, processor = build_model(model_arguments, data.label_names)
     trainer = build_trainer(model, processor, data, recipe, training_arguments, resume_from)
 
-    if training_arguments.should_save and resume_from is None:
-        for old in checkpoints(Path(training_arguments.output_dir)):
-            shutil.rmtree(old)
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_from)
-    seconds = time.perf_counter() - started
+    seconds = train(trainer, resume_from)
     merge_adapters(trainer)
 
     report, predictions = evaluate(trainer, data)
-    report["seconds_of_training"] = round(seconds, 1)
+    report["seconds_of_training"] = seconds
     if trainer.is_world_process_zero():
         save_results(trainer, data, model_arguments, data_arguments, report, predictions)
-        check_reload(trainer, data)
+        pixel_values = first_test_images(trainer, data, RELOADED_IMAGES)
+        check_reload(
+            trainer, AutoModelForImageClassification, lambda model: model(pixel_values.to(model.device)).logits
+        )
     if training_arguments.push_to_hub:
         trainer.push_to_hub()
     return report
-
-
-def prepare_output_dir(arguments: FinetuneTrainingArguments, recipe: RecipeArguments) -> str | None:
-    """Refuses to mix two models in one folder; returns the checkpoint to resume from, if any."""
-    folder = Path(arguments.output_dir)
-    if arguments.resume_from_checkpoint is not None:
-        return checkpoint_to_resume(arguments.resume_from_checkpoint, folder, recipe)
-    if not arguments.should_save:
-        return None
-    old = [path for path in (folder / "config.json", *checkpoints(folder)) if path.exists()]
-    if old and not arguments.overwrite_output_dir:
-        raise ValueError(
-            f"{folder} holds a model already ({old[0].name}): choose another --output_dir, go on with it by "
-            "--resume_from_checkpoint last, or replace it by --overwrite_output_dir"
-        )
-    return None
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Trainer's checkpoint folders."""
-    return list(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
-
-
-def checkpoint_to_resume(value: str, folder: Path, recipe: RecipeArguments) -> str:
-    """The checkpoint folder that `--resume_from_checkpoint` names; "last" or "true" is the last complete one."""
-    last_written = EMA_FILE if recipe.ema_decay else TRAINER_STATE
-    if value.lower() not in ("last", "true"):
-        if not Path(value, TRAINER_STATE).is_file():
-            raise ValueError(f"--resume_from_checkpoint: {value} is no checkpoint folder (it has no {TRAINER_STATE})")
-        return value
-    complete = [path for path in checkpoints(folder) if (path / last_written).is_file()]
-    if not complete:
-        raise ValueError(f"--resume_from_checkpoint: {folder} has no complete checkpoint, start without it")
-    return str(max(complete, key=lambda path: int(path.name.split("-")[-1])))
 
 
 def build_trainer(

@@ -4,13 +4,14 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from transformers import AutoModelForImageClassification
+from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PredictionOutput
 
 from ..data import ImageTransform, LabelledImages, apply_transform, evaluation_transform
@@ -19,12 +20,11 @@ from ..files import staged_folder
 from ..hub import ClassifierFacts, classifier_card
 from .arguments import DataArguments, ModelArguments
 from .figures import confusion_figure, training_curves
-from .trainer import ClassificationTrainer
+from .trainer import ClassificationTrainer, SuiteTrainer
 
 logger = logging.getLogger(__name__)
 
 FIGURE_IMAGES = 4
-RELOADED_IMAGES = 64
 
 
 def save_results(
@@ -50,7 +50,7 @@ def save_results(
         classifier_card(facts).save(folder / "README.md")
 
 
-def first_test_images(trainer: ClassificationTrainer, data: LabelledImages, number: int) -> torch.Tensor:
+def first_test_images(trainer: ClassificationTrainer, data: LabelledImages, number: int) -> Tensor:
     """The first test images, `[images, channels, height, width]`, ready for the model."""
     transform = ImageTransform(evaluation_transform(trainer.processing_class))
     rows = islice(apply_transform(data.splits["test"], transform), number)
@@ -87,13 +87,23 @@ def card_facts(
         images=report["images"],
         metrics=report["metrics"],
         skipped=len(data.skipped),
-        command=shlex.join(["hf-vit-suite", *without_secrets(sys.argv[1:])]),
-        training=(
-            f"{report['steps']} steps ({report['epochs']:.1f} epochs) in {report['seconds_of_training']:.0f} seconds "
-            f"on {arguments.device.type}, learning rate {arguments.learning_rate:g}, "
-            f"batch {arguments.train_batch_size}, seed {arguments.seed}."
-        ),
+        command=command_line(),
+        training=training_sentence(trainer, report, arguments.train_batch_size),
     )
+
+
+def training_sentence(trainer: SuiteTrainer, report: dict, batch: int) -> str:
+    """How long and with what a model was trained."""
+    arguments = trainer.args
+    return (
+        f"{report['steps']} steps ({report['epochs']:.1f} epochs) in {report['seconds_of_training']:.0f} seconds "
+        f"on {arguments.device.type}, learning rate {arguments.learning_rate:g}, batch {batch}, seed {arguments.seed}."
+    )
+
+
+def command_line() -> str:
+    """The command that this process runs, fit to be published."""
+    return shlex.join(["hf-vit-suite", *without_secrets(sys.argv[1:])])
 
 
 def without_secrets(arguments: Sequence[str]) -> list[str]:
@@ -107,21 +117,24 @@ def without_secrets(arguments: Sequence[str]) -> list[str]:
     return shown
 
 
-def check_reload(trainer: ClassificationTrainer, data: LabelledImages) -> None:
-    """Opens the folder through AutoModelForImageClassification and compares its logits with the trained model's.
+@torch.no_grad()
+def check_reload(trainer: SuiteTrainer, auto_class: type, output: Callable[[PreTrainedModel], Tensor]) -> None:
+    """Opens the folder through an Auto class and compares an output with the trained model's.
+
+    Args:
+        trainer: After its model was saved.
+        auto_class: The Auto class of the model's task.
+        output: What to compare, computed on the device that the model is on.
 
     Raises:
         RuntimeError: If they differ.
     """
     folder = trainer.args.output_dir
-    pixel_values = first_test_images(trainer, data, RELOADED_IMAGES)
-    reloaded = AutoModelForImageClassification.from_pretrained(folder).eval()
+    reloaded = auto_class.from_pretrained(folder).eval()
     # Without the mixed precision that Trainer wraps around a model's forward.
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
-    with torch.no_grad():
-        expected = trained(pixel_values.to(trained.device)).logits.cpu()
-        found = reloaded(pixel_values).logits
+    expected, found = output(trained).cpu(), output(reloaded)
     difference = (found - expected).abs().max().item()
     if difference > 1e-3 * expected.abs().max().item():
-        raise RuntimeError(f"{folder} opens as another model than was trained: logits differ by {difference:.3g}")
-    logger.warning("%s opens through AutoModelForImageClassification with the trained model's logits", folder)
+        raise RuntimeError(f"{folder} opens as another model than was trained: its output differs by {difference:.3g}")
+    logger.warning("%s opens through %s with the trained model's output", folder, auto_class.__name__)

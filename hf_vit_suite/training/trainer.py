@@ -25,7 +25,23 @@ class AugmentationEpoch(TrainerCallback):
             train_dataloader.dataset.set_epoch(int(state.epoch))
 
 
-class ClassificationTrainer(Trainer):
+class SuiteTrainer(Trainer):
+    """Trainer of every recipe: which weights decay, augmentation by epoch, and the recipe's own model card."""
+
+    loss_is_scaled_for_ga = False  # the loss is a mean over the batch
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.add_callback(AugmentationEpoch())
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return sorted(decayed_parameter_names(model))
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Keeps the card that the recipe writes from measured figures: Trainer's own would replace it."""
+
+
+class ClassificationTrainer(SuiteTrainer):
     """Trainer of image classifiers.
 
     Args:
@@ -35,8 +51,6 @@ class ClassificationTrainer(Trainer):
         average: Moving average of the weights; evaluation runs with it. `None` is none.
         **kwargs: Trainer's own.
     """
-
-    loss_is_scaled_for_ga = False  # the loss is a mean over the batch
 
     def __init__(
         self,
@@ -51,12 +65,8 @@ class ClassificationTrainer(Trainer):
         self.mixer = mixer
         self.teacher = teacher.to(self.args.device) if teacher is not None else None
         self.average = average
-        self.add_callback(AugmentationEpoch())
         if average is not None:
             self.add_callback(average)
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        return sorted(decayed_parameter_names(model))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         is_new = self.optimizer is None
@@ -105,9 +115,6 @@ class ClassificationTrainer(Trainer):
         )
         alpha = self.recipe.distillation_alpha
         return (1 - alpha) * self.label_loss(class_logits, labels) + alpha * of_teacher
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Keeps the card that the recipe writes from measured figures: Trainer's own would replace it."""
 
     def evaluation_loop(self, *args, **kwargs):
         in_use = self.average.in_use(self.model) if self.average is not None else nullcontext()

@@ -1,9 +1,13 @@
 """Small models and data of the training tests."""
 
+import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import ViTImageProcessor
 
 from hf_vit_suite import SuiteViTConfig, SuiteViTForImageClassification
@@ -48,3 +52,22 @@ def make_colours(root: Path, images_a_class: int = 40, names: tuple[str, ...] = 
             pixels[..., 2 - number] += 100
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index}.png")
     return root
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """A folder's weights."""
+    return load_file(folder / "model.safetensors")
+
+
+def report(folder: Path) -> dict:
+    """A folder's metrics.json."""
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def assert_one_line_error(result: subprocess.CompletedProcess, *parts: str, code: int = 1) -> None:
+    """The last line of stderr is the error, holds these parts, and there is no traceback."""
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    for part in parts:
+        assert part in last, last

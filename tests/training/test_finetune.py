@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from references_of_training import TINY_PRESET, make_colours, save_tiny_classifier
-from safetensors.torch import load_file
+from references_of_training import (
+    TINY_PRESET,
+    assert_one_line_error,
+    make_colours,
+    report,
+    save_tiny_classifier,
+    weights,
+)
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
 from hf_vit_suite.data import decode_image
@@ -21,6 +27,7 @@ RESULTS = {
     "README.md",
     "attention.png",
     "config.json",
+    "configuration_trunk.py",
     "configuration_vit.py",
     "confusion_matrix.png",
     "curves.png",
@@ -29,6 +36,7 @@ RESULTS = {
     "model.safetensors",
     "modeling_vit.py",
     "preprocessor_config.json",
+    "pretrained.py",
     "transformer.py",
 }
 QUICK = (
@@ -58,25 +66,6 @@ def finetune(run_command, colours: Path, tmp_path: Path):
         return run_command(*fixed, *arguments, **options)
 
     return run
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """A folder's weights."""
-    return load_file(folder / "model.safetensors")
-
-
-def report(folder: Path) -> dict:
-    """A folder's metrics.json."""
-    return json.loads((folder / "metrics.json").read_text())
-
-
-def assert_one_line_error(result: subprocess.CompletedProcess, *parts: str, code: int = 1) -> None:
-    """The last line of stderr is the error, holds these parts, and there is no traceback."""
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    last = result.stderr.strip().splitlines()[-1]
-    for part in parts:
-        assert part in last, last
 
 
 def test_trained_folder_holds_everything_and_classifies(finetune, colours: Path, tmp_path: Path):

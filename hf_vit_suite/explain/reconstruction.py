@@ -1,0 +1,72 @@
+"""What a masked autoencoder paints where it can't see (He et al. 2021, arXiv 2111.06377, figure 2)."""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..models.modeling_mae import SuiteMAEForPreTraining, normalised, target_pixels, unpatchify
+from .figure import INCHES_A_PANEL, TEXT_COLOUR, displayable
+
+GREY = 0.5
+
+
+@torch.no_grad()
+def reconstruct(model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks images and paints the masked patches; the others keep their own pixels.
+
+    A model trained on normalised pixels predicts contrast without colour: mean and standard deviation of each patch
+    are then the image's own.
+
+    Args:
+        model: In evaluation mode.
+        pixel_values: `[batch, channels, height, width]`, normalised; sides are multiples of the patch.
+        noise: `[batch, patches]`; the patches of the smallest values stay visible.
+
+    Returns:
+        The images with masked patches painted, and 1 at masked pixels and 0 at others, both
+        `[batch, channels, height, width]`.
+    """
+    patch_size = model.config.patch_size
+    grid = model.vit.embeddings.patch_embeddings.grid(pixel_values)
+    outputs = model(pixel_values, noise=noise)
+    target = target_pixels(pixel_values, patch_size)
+    predicted = outputs.logits.to(target.dtype)
+    if model.config.norm_pix_loss:
+        _, mean, deviation = normalised(target)
+        predicted = predicted * deviation + mean
+    is_masked = outputs.mask.bool().unsqueeze(-1).expand_as(target)
+    painted = torch.where(is_masked, predicted, target)
+    return unpatchify(painted, patch_size, grid), unpatchify(is_masked.to(target.dtype), patch_size, grid)
+
+
+def reconstruction_figure(
+    model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tensor, image_processor
+) -> Figure:
+    """One row an image: the image as the model sees it, what is left of it, and the reconstruction.
+
+    Args:
+        model: In evaluation mode.
+        pixel_values: `[batch, channels, height, width]`, normalised, on the model's device.
+        noise: `[batch, patches]`, as in `reconstruct`.
+        image_processor: The processor whose normalisation is undone.
+
+    Returns:
+        A matplotlib figure with a transparent background.
+    """
+    painted, is_masked = reconstruct(model, pixel_values, noise)
+    images = displayable(pixel_values, image_processor)
+    hidden = np.where(is_masked.bool().permute(0, 2, 3, 1).numpy(force=True), GREY, images)
+    panels = (images, hidden, displayable(painted, image_processor))
+    share = 100 * is_masked.mean().item()
+    names = ("image", f"{share:.0f}% masked", "reconstruction")
+    height = len(images)
+    figure = Figure(figsize=(3 * INCHES_A_PANEL, INCHES_A_PANEL * height + 0.3), layout="constrained")
+    axes = figure.subplots(height, 3, squeeze=False)
+    for column, (panel, name) in enumerate(zip(panels, names, strict=True)):
+        axes[0, column].set_title(name, fontsize=8, color=TEXT_COLOUR)
+        for axis, image in zip(axes[:, column], panel, strict=True):
+            axis.imshow(image)
+            axis.set_axis_off()
+    figure.patch.set_alpha(0)
+    return figure

@@ -1,0 +1,258 @@
+"""Pretraining a masked autoencoder (He et al. 2021, arXiv 2111.06377): data, model, Trainer, a folder for AutoModel.
+
+`pretrain_mae` reads as its stages. The objective is in `models/modeling_mae.py`; what Trainer does is transformers'.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from datasets import IterableDataset
+from torch import Tensor
+from torch.utils.data import default_collate
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    ViTImageProcessor,
+    set_seed,
+)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+
+from ..data import (
+    AugmentedImages,
+    MaskedImageTransform,
+    UnlabelledImages,
+    apply_transform,
+    evaluation_transform,
+    load_unlabelled_images,
+    training_transform,
+)
+from ..explain import reconstruction_figure
+from ..models.configuration_mae import SuiteMAEConfig
+from ..models.presets import preset_config
+from ..opening import open_pretrained
+from .building import parse_overrides, set_input_size
+from .checkpoints import prepare_output_dir, train
+from .command import parse
+from .pretraining import PretrainingArguments, UnlabelledDataArguments, pretraining_report, save_pretrained_results
+from .previews import ReconstructionPreview
+from .results import check_reload
+from .trainer import SuiteTrainer
+
+PREVIEW_IMAGES = 6
+
+
+@dataclass
+class MAEModelArguments:
+    """Which masked autoencoder."""
+
+    preset: str = field(
+        default="mae_vit_base", metadata={"help": "Architecture to train from scratch: mae_vit_base, _large or _huge."}
+    )
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Masked autoencoder to go on with, a folder or a Hub name, in place of a preset."},
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Changes to the preset, e.g. num_hidden_layers=6,decoder_hidden_size=256."}
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the square input in pixels; default the model's own."}
+    )
+    mask_ratio: float | None = field(
+        default=None, metadata={"help": "Share of the patches that are masked; default the model's own, 0.75."}
+    )
+    norm_pix_loss: bool | None = field(
+        default=None,
+        metadata={"help": "Predict each patch's normalised pixels; default true, and with --model the model's own."},
+    )
+
+
+@dataclass
+class MAERecipeArguments:
+    """Augmentation and pictures."""
+
+    crop_scale: float = field(default=0.2, metadata={"help": "Smallest share of the image that a crop keeps."})
+    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    preview_steps: int = field(
+        default=1000, metadata={"help": "Steps between two pictures of image, mask and reconstruction; 0 is none."}
+    )
+
+
+@dataclass
+class MAETrainingArguments(PretrainingArguments):
+    """TrainingArguments with the paper's recipe (appendix A.1, table 8): 800 epochs of which 40 warm up."""
+
+    output_dir: str | None = field(default="outputs/mae", metadata={"help": "Folder of the trained model."})
+    num_train_epochs: float = field(default=800.0, metadata={"help": "Passes over the images."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Second beta of AdamW."})
+
+
+# What suits the data set that comes with the package; each value only where the user gives none.
+DIGITS_DEFAULTS = {
+    "config_overrides": "image_size=32,patch_size=4,hidden_size=128,num_hidden_layers=4,num_attention_heads=4,"
+    "intermediate_size=512,decoder_hidden_size=64,decoder_num_hidden_layers=2,decoder_num_attention_heads=4,"
+    "decoder_intermediate_size=256",
+    "horizontal_flip": 0.0,
+    "crop_scale": 0.6,
+    "num_train_epochs": 100.0,
+    "base_learning_rate": 4e-3,
+    "preview_steps": 500,
+}
+
+
+def job_defaults(given: argparse.Namespace) -> dict:
+    """Defaults that follow from the data; the command line wins over them."""
+    defaults = dict(DIGITS_DEFAULTS) if given.dataset == "digits" else {}
+    if given.model is not None:
+        defaults.pop("config_overrides", None)
+    return defaults
+
+
+def run(arguments: Sequence[str]) -> None:
+    """`hf-vit-suite pretrain mae`."""
+    report = pretrain_mae(
+        *parse(
+            arguments,
+            "pretrain mae",
+            "Pretrains a masked autoencoder without labels and leaves a folder that AutoModel opens.",
+            (MAEModelArguments, UnlabelledDataArguments, MAERecipeArguments, MAETrainingArguments),
+            job_defaults,
+        )
+    )
+    print(f"loss {report['metrics']['loss']:.4f} after {report['steps']} steps on {report['images']['train']} images")
+
+
+def pretrain_mae(
+    model_arguments: MAEModelArguments,
+    data_arguments: UnlabelledDataArguments,
+    recipe: MAERecipeArguments,
+    training_arguments: MAETrainingArguments,
+) -> dict:
+    """Pretrains a masked autoencoder and leaves a model folder at `training_arguments.output_dir`.
+
+    The folder holds weights, config, image processor and code, metrics.json, curves.png, reconstruction.png, pictures
+    by step in `previews/` and a model card README.md, beside Trainer's checkpoints.
+
+    Returns:
+        What metrics.json holds: loss, images, steps, parameters, seconds of training.
+
+    Raises:
+        ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
+            holds another model.
+    """
+    training_arguments.keep_token_out_of_files()
+    resume_from = prepare_output_dir(training_arguments)
+    set_seed(training_arguments.seed)
+    with training_arguments.main_process_first(desc="loading data"):
+        data = load_unlabelled_images(
+            data_arguments.dataset,
+            image_column=data_arguments.image_column,
+            streaming=data_arguments.streaming,
+            strict_images=data_arguments.strict_images,
+        )
+    model, processor = build_autoencoder(model_arguments)
+    trainer = build_trainer(model, processor, data, recipe, training_arguments)
+    shown, noise = preview_batch(data, processor, model.config.patch_size)
+    if recipe.preview_steps:
+        trainer.add_callback(ReconstructionPreview(trainer, shown, noise, recipe.preview_steps))
+
+    seconds = train(trainer, resume_from)
+
+    report = pretraining_report(trainer, data, seconds)
+    if trainer.is_world_process_zero():
+        model = trainer.model.eval()
+        figure = reconstruction_figure(model, shown.to(model.device), noise.to(model.device), processor)
+        save_pretrained_results(trainer, report, {"reconstruction.png": figure}, data_arguments.dataset)
+        check_reload(
+            trainer,
+            AutoModelForPreTraining,
+            lambda model: model(shown.to(model.device), noise=noise.to(model.device)).logits,
+        )
+    if training_arguments.push_to_hub:
+        trainer.push_to_hub()
+    return report
+
+
+def build_autoencoder(arguments: MAEModelArguments) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """The model to train, from a preset or a checkpoint, and its image processor.
+
+    Raises:
+        ValueError: If the arguments don't fit together, or the checkpoint is no masked autoencoder of the suite.
+    """
+    changes = {
+        name: getattr(arguments, name)
+        for name in ("mask_ratio", "norm_pix_loss")
+        if getattr(arguments, name) is not None
+    }
+    if arguments.model is not None:
+        return autoencoder_checkpoint(arguments, changes)
+    fields = {"norm_pix_loss": True, **parse_overrides(arguments.config_overrides), **changes}
+    if arguments.image_size is not None:
+        fields["image_size"] = arguments.image_size
+    config = preset_config(arguments.preset, **fields)
+    if not isinstance(config, SuiteMAEConfig):
+        raise ValueError(f"--preset {arguments.preset} is no masked autoencoder: choose mae_vit_base, _large or _huge")
+    height, width = config.image_height_width
+    processor = ViTImageProcessor(
+        size={"height": height, "width": width},
+        resample=PILImageResampling.BICUBIC,
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
+    )
+    return AutoModelForPreTraining.from_config(config), processor
+
+
+def autoencoder_checkpoint(arguments: MAEModelArguments, changes: dict) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """A masked autoencoder that has been trained before."""
+    if arguments.config_overrides is not None:
+        raise ValueError("--config_overrides changes a preset: a checkpoint's architecture is what it is")
+    config = open_pretrained(AutoConfig, arguments.model)
+    if not isinstance(config, SuiteMAEConfig):
+        raise ValueError(f"--model {arguments.model} is no masked autoencoder of the suite but a {config.model_type}")
+    for name, value in changes.items():
+        setattr(config, name, value)
+    processor = open_pretrained(AutoImageProcessor, arguments.model)
+    if arguments.image_size is not None:
+        set_input_size(processor, arguments.image_size)
+    return open_pretrained(AutoModelForPreTraining, arguments.model, config=config), processor
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    processor: ViTImageProcessor,
+    data: UnlabelledImages,
+    recipe: MAERecipeArguments,
+    arguments: MAETrainingArguments,
+) -> SuiteTrainer:
+    """The Trainer with randomly cropped, mirrored and masked images."""
+    augment = training_transform(
+        processor, crop_scale=(recipe.crop_scale, 1.0), horizontal_flip=recipe.horizontal_flip
+    )
+    transform = MaskedImageTransform(augment, model.config.patch_size)
+    if isinstance(data.rows, IterableDataset):
+        if arguments.max_steps <= 0:
+            raise ValueError("a streamed data set has no length: say with --max_steps how long to train")
+        rows = apply_transform(data.rows, transform)
+    else:
+        rows = AugmentedImages(data.rows, transform, arguments.data_seed or arguments.seed)
+    return SuiteTrainer(
+        model=model,
+        args=arguments,
+        data_collator=default_collate,
+        train_dataset=rows,
+        processing_class=processor,
+    )
+
+
+def preview_batch(data: UnlabelledImages, processor: ViTImageProcessor, patch_size: int) -> tuple[Tensor, Tensor]:
+    """The first images, not augmented, `[images, channels, height, width]`, and the noise of their masks."""
+    transform = MaskedImageTransform(evaluation_transform(processor), patch_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        rows = default_collate(list(islice(apply_transform(data.rows, transform), PREVIEW_IMAGES)))
+    return rows["pixel_values"], rows["noise"]

@@ -1,0 +1,48 @@
+"""Pictures of a masked autoencoder while it learns."""
+
+from pathlib import Path
+
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from ..explain import reconstruction_figure
+from ..files import staged_file
+
+
+class ReconstructionPreview(TrainerCallback):
+    """Draws image, mask and reconstruction of the same images again and again, into `previews/` and TensorBoard.
+
+    Args:
+        trainer: Whose model is drawn.
+        pixel_values: `[images, channels, height, width]`, normalised.
+        noise: `[images, patches]`, which draws their masks.
+        preview_steps: Steps between two pictures.
+    """
+
+    def __init__(self, trainer: Trainer, pixel_values: Tensor, noise: Tensor, preview_steps: int):
+        self.trainer = trainer
+        self.pixel_values = pixel_values
+        self.noise = noise
+        self.preview_steps = preview_steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if state.global_step % self.preview_steps or not state.is_world_process_zero:
+            return
+        model = self.trainer.model.eval()
+        figure = reconstruction_figure(
+            model, self.pixel_values.to(args.device), self.noise.to(args.device), self.trainer.processing_class
+        )
+        model.train()
+        with staged_file(Path(args.output_dir, "previews", f"step-{state.global_step:08d}.png")) as path:
+            figure.savefig(path, dpi=100)
+        if (writer := tensorboard_writer(self.trainer)) is not None:
+            writer.add_figure("reconstruction", figure, state.global_step)
+
+
+def tensorboard_writer(trainer: Trainer):
+    """The `SummaryWriter` of Trainer's log; `None` where it keeps none."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            return callback.tb_writer
+    return None
