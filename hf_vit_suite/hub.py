@@ -5,7 +5,19 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-CARD = """---
+HOW_IT_WAS_MADE = """The folder carries its model code; where `hf_vit_suite` is installed, `import hf_vit_suite` does
+in place of `trust_remote_code=True`.
+
+## Training
+
+```
+{command}
+```
+
+{training}
+"""
+
+CLASSIFIER_CARD = """---
 {metadata}
 ---
 
@@ -30,16 +42,6 @@ classifier = pipeline("image-classification", model="{name}", trust_remote_code=
 print(classifier("picture.jpg"))
 ```
 
-The folder carries its model code; where `hf_vit_suite` is installed, `import hf_vit_suite` replaces
-`trust_remote_code=True`.
-
-## Training
-
-```
-{command}
-```
-
-{training}
 """
 
 
@@ -67,16 +69,6 @@ hf-vit-suite finetune --model {name} --dataset DATA
 hf-vit-suite evaluate linear {name} --dataset DATA
 ```
 
-The folder carries its model code; where `hf_vit_suite` is installed, `import hf_vit_suite` replaces
-`trust_remote_code=True`.
-
-## Training
-
-```
-{command}
-```
-
-{training}
 """
 
 
@@ -139,7 +131,7 @@ def classifier_card(facts: ClassifierFacts) -> ModelCard:
     labels = f"{len(facts.label_names)} labels ({shown})"
     started = f"fine-tuned from `{facts.base}`" if facts.base else "trained from random weights"
     return ModelCard(
-        CARD.format(
+        (CLASSIFIER_CARD + HOW_IT_WAS_MADE).format(
             metadata=metadata.to_yaml(),
             name=facts.name,
             description=f"{facts.architecture}, {started} on `{facts.dataset}`: {labels}.",
@@ -190,7 +182,7 @@ def pretrained_card(facts: PretrainedFacts) -> ModelCard:
     )
     images = "" if facts.images is None else f" ({facts.images} images)"
     return ModelCard(
-        PRETRAINED_CARD.format(
+        (PRETRAINED_CARD + HOW_IT_WAS_MADE).format(
             metadata=metadata.to_yaml(),
             name=facts.name,
             description=f"{facts.architecture}, pretrained without labels on `{facts.dataset}`{images}. "

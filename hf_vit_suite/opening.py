@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 
 def open_pretrained(auto_class: type, name: str, **options) -> Any:
@@ -18,7 +18,10 @@ def open_pretrained(auto_class: type, name: str, **options) -> Any:
     try:
         return auto_class.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name} can't be opened by {auto_class.__name__}: {error}") from error
+        reason = str(error)
+        if reason.startswith("Unrecognized configuration class"):  # transformers goes on with every class it knows
+            reason = f"it holds a {AutoConfig.from_pretrained(name).model_type}, which is no model of that kind"
+        raise ValueError(f"{name} can't be opened by {auto_class.__name__}: {reason}") from error
 
 
 def is_pretrained_encoder(config: PretrainedConfig) -> bool:

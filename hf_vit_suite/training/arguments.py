@@ -170,7 +170,7 @@ PRETRAINED_DEFAULTS = {"learning_rate": 2.5e-4, "layer_decay": 0.75}
 def job_defaults(given: argparse.Namespace) -> dict:
     """Defaults that follow from the job: they are set before the command line is read, which then wins."""
     defaults = dict(DATASET_DEFAULTS.get(given.dataset, {}))
-    if given.model is not None:
+    if given.model is not None or given.preset is not None:
         for name in ("preset", "config_overrides"):
             defaults.pop(name, None)
     mode = (

@@ -43,15 +43,17 @@ from .previews import ReconstructionPreview
 from .results import check_reload
 from .trainer import SuiteTrainer
 
-PREVIEW_IMAGES = 6
+DEFAULT_PRESET = "mae_vit_base"
+PREVIEW_IMAGES = 4
 
 
 @dataclass
 class MAEModelArguments:
     """Which masked autoencoder."""
 
-    preset: str = field(
-        default="mae_vit_base", metadata={"help": "Architecture to train from scratch: mae_vit_base, _large or _huge."}
+    preset: str | None = field(
+        default=None,
+        metadata={"help": "Architecture to train from scratch: mae_vit_base (the default), _large or _huge."},
     )
     model: str | None = field(
         default=None,
@@ -108,7 +110,7 @@ DIGITS_DEFAULTS = {
 def job_defaults(given: argparse.Namespace) -> dict:
     """Defaults that follow from the data; the command line wins over them."""
     defaults = dict(DIGITS_DEFAULTS) if given.dataset == "digits" else {}
-    if given.model is not None:
+    if given.model is not None or given.preset is not None:
         defaults.pop("config_overrides", None)
     return defaults
 
@@ -190,13 +192,18 @@ def build_autoencoder(arguments: MAEModelArguments) -> tuple[PreTrainedModel, Vi
         if getattr(arguments, name) is not None
     }
     if arguments.model is not None:
+        if arguments.preset is not None or arguments.config_overrides is not None:
+            raise ValueError("--preset and --config_overrides are for training from scratch: --model has its own")
         return autoencoder_checkpoint(arguments, changes)
     fields = {"norm_pix_loss": True, **parse_overrides(arguments.config_overrides), **changes}
     if arguments.image_size is not None:
         fields["image_size"] = arguments.image_size
-    config = preset_config(arguments.preset, **fields)
-    if not isinstance(config, SuiteMAEConfig):
-        raise ValueError(f"--preset {arguments.preset} is no masked autoencoder: choose mae_vit_base, _large or _huge")
+    preset = arguments.preset or DEFAULT_PRESET
+    if not preset.startswith("mae_"):
+        raise ValueError(
+            f"--preset {preset} is no masked autoencoder: choose mae_vit_base, mae_vit_large or mae_vit_huge"
+        )
+    config = preset_config(preset, **fields)
     height, width = config.image_height_width
     processor = ViTImageProcessor(
         size={"height": height, "width": width},
@@ -209,8 +216,6 @@ def build_autoencoder(arguments: MAEModelArguments) -> tuple[PreTrainedModel, Vi
 
 def autoencoder_checkpoint(arguments: MAEModelArguments, changes: dict) -> tuple[PreTrainedModel, ViTImageProcessor]:
     """A masked autoencoder that has been trained before."""
-    if arguments.config_overrides is not None:
-        raise ValueError("--config_overrides changes a preset: a checkpoint's architecture is what it is")
     config = open_pretrained(AutoConfig, arguments.model)
     if not isinstance(config, SuiteMAEConfig):
         raise ValueError(f"--model {arguments.model} is no masked autoencoder of the suite but a {config.model_type}")

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import AutoModel, AutoModelForImageClassification, AutoModelFo
 from hf_vit_suite.data import decode_image
 from hf_vit_suite.training.arguments import job_defaults
 from hf_vit_suite.training.mae import MAETrainingArguments
+from hf_vit_suite.training.mae import job_defaults as mae_defaults
 
 TINY = (
     "--config_overrides",
@@ -220,20 +222,26 @@ def test_fine_tuning_a_pretrained_encoder_decays_the_rate_by_layer(pretrain, tmp
     pretrain("--max_steps", "1", "--report_to", "none")
     classifier = save_tiny_classifier(tmp_path / "classifier")
 
-    class Given:
-        dataset, linear_probe, lora, model = "digits", False, False, str(tmp_path / "mae")
+    def defaults(model: Path) -> dict:
+        return job_defaults(Namespace(dataset="digits", preset=None, model=str(model), linear_probe=False, lora=False))
 
-    assert job_defaults(Given)["layer_decay"] == 0.75
-    Given.model = str(classifier)
-    assert "layer_decay" not in job_defaults(Given)
+    assert defaults(tmp_path / "mae")["layer_decay"] == 0.75
+    assert "layer_decay" not in defaults(classifier)
+
+
+def test_preset_that_is_named_is_not_made_small_for_the_digits():
+    given = {"dataset": "digits", "model": None, "linear_probe": False, "lora": False}
+    for of_recipe in (job_defaults, mae_defaults):
+        assert "config_overrides" in of_recipe(Namespace(**given, preset=None))
+        assert "config_overrides" not in of_recipe(Namespace(**given, preset="named"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--preset", "vit_tiny_patch16_224"), ("SuiteViTConfig has no field",)),
+        (("--preset", "vit_tiny_patch16_224"), ("vit_tiny_patch16_224 is no masked autoencoder",)),
         (("--preset", "mae_vit_gigantic"), ("no preset is named 'mae_vit_gigantic'",)),
-        (("--model", "nowhere/nothing"), ("--config_overrides changes a preset",)),
+        (("--model", "nowhere/nothing"), ("--preset and --config_overrides are for training from scratch",)),
         (("--mask_ratio", "0.99"), ("mask_ratio must leave at least one of 16 patches visible",)),
         (("--image_size", "17"), ("multiple of patch_size 4", "17")),
         (("--dataset", "./nowhere"), ("./nowhere", "there is no such file or folder")),
@@ -276,6 +284,8 @@ def test_reconstruction_of_any_picture_is_drawn(pretrain, run_command, tmp_path:
     refused = run_command("explain", str(classifier), str(picture), "--method", "reconstruction", "--out", "x.png",
                           check=False)  # fmt: skip
     assert_one_line_error(refused, "reconstructs nothing", "suite_vit")
+    no_classifier = run_command("predict", str(tmp_path / "mae"), str(picture), check=False)
+    assert_one_line_error(no_classifier, "can't be opened by AutoModelForImageClassification: it holds a suite_mae,")
 
 
 def test_base_preset_is_the_default_and_predicts_normalised_pixels(run_command, pictures: Path, tmp_path: Path):
