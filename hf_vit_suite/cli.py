@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .argument_types import positive
 from .version import __version__
 
 EXIT_FAILED = 1
@@ -120,14 +121,6 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("match", nargs="?", default="", help="only names that contain this")
     models.add_argument("--json", action="store_true", help="print JSON in place of a table")
     return parser
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""How good features and classifiers are: neighbours, linear probes, classification reports."""

@@ -1,0 +1,166 @@
+"""`hf-vit-suite evaluate`: what is measured, on which images, and where the figures go."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..argument_types import positive
+
+POOLING_HELP = "default: what the model pools itself, else its class token; cls; or mean of the patches"
+SEED_HELP = "draws missing splits (default 42, finetune's: its test images stay unseen) and random weights"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every way to evaluate."""
+    parser = argparse.ArgumentParser(prog="hf-vit-suite evaluate", description="Measures features or a classifier.")
+    ways = parser.add_subparsers(title="ways", required=True, metavar="WAY")
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        way = ways.add_parser(name, help=text, description=run.__doc__)
+        way.set_defaults(run=run, output_dir=Path(f"outputs/evaluate-{name}"))
+        way.add_argument("model", help="folder or Hub name of an image model, the suite's or transformers'")
+        way.add_argument("--dataset", default="digits", help="images with labels, as for finetune (default digits)")
+        way.add_argument("--image_column", help="column of the images; default found by type")
+        way.add_argument("--label_column", help="column of the labels; default found by type")
+        way.add_argument("--validation_fraction", type=float, default=0.1, help="share split off where there is none")
+        way.add_argument("--test_fraction", type=float, default=0.1, help="share split off where there is none")
+        way.add_argument("--strict_images", action="store_true", help="stop at unreadable images, don't skip them")
+        way.add_argument("--seed", type=int, default=42, help=SEED_HELP)
+        way.add_argument("--batch_size", type=positive, default=64, help="images at a time (default 64)")
+        way.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+        way.add_argument("--output_dir", type=Path, help=f"where results go (default outputs/evaluate-{name})")
+        return way
+
+    for name, run, text in (
+        ("knn", run_knn, "weighted nearest neighbours of frozen features"),
+        ("linear", run_linear, "a linear classifier on frozen features"),
+    ):
+        way = add(name, run, text)
+        way.add_argument("--pooling", choices=("default", "cls", "mean"), default="default", help=POOLING_HELP)
+        way.add_argument("--random_weights", action="store_true", help="measure the architecture untrained")
+    way = add("classification", run_classification, "a classifier's accuracy, calibration and errors")
+    way.add_argument("--split", choices=("test", "validation", "train", "all"), default="test", help="default test")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Evaluates.
+
+    Raises:
+        ValueError: If the model, the data or the labels don't suit.
+        SystemExit: With code 2 for wrong arguments, as argparse does.
+    """
+    parsed = build_parser().parse_args(arguments)
+    parsed.run(parsed)
+
+
+def load_data(arguments: argparse.Namespace):
+    """The labelled images."""
+    from ..data import load_image_dataset
+
+    return load_image_dataset(
+        arguments.dataset,
+        image_column=arguments.image_column,
+        label_column=arguments.label_column,
+        validation_fraction=arguments.validation_fraction,
+        test_fraction=arguments.test_fraction,
+        seed=arguments.seed,
+        strict_images=arguments.strict_images,
+    )
+
+
+def extract_splits(arguments: argparse.Namespace, data, splits: Sequence[str]) -> tuple[dict, float]:
+    """Features by split, and the seconds that they took."""
+    from .features import extract_features, open_encoder
+
+    encoder = open_encoder(arguments.model, arguments.pooling, arguments.random_weights, arguments.seed)
+    started = time.perf_counter()
+    features = {
+        split: extract_features(encoder, data.splits[split], arguments.batch_size, arguments.bf16, split)
+        for split in splits
+    }
+    return features, time.perf_counter() - started
+
+
+def run_knn(arguments: argparse.Namespace) -> None:
+    """Classifies test images by the weighted votes of their nearest training images, as in DINO."""
+    from .figures import knn_figure
+    from .knn import knn_report
+
+    data = load_data(arguments)
+    features, seconds = extract_splits(arguments, data, ("train", "test"))
+    report = knn_report(features["train"], features["test"], len(data.label_names))
+    save(arguments, data, {"metrics": report, "seconds_of_features": seconds}, {"knn.png": knn_figure(report)})
+    best = max(report, key=lambda k: report[k]["accuracy"])
+    print(f"k-NN accuracy {report[best]['accuracy']:.4f} (k = {best}) on {len(features['test'].labels)} images")
+
+
+def run_linear(arguments: argparse.Namespace) -> None:
+    """Trains linear classifiers on frozen features for a sweep of learning rates; the validation images choose."""
+    from .figures import sweep_figure
+    from .linear import linear_probe
+
+    data = load_data(arguments)
+    features, seconds = extract_splits(arguments, data, ("train", "validation", "test"))
+    report = linear_probe(**features, num_labels=len(data.label_names), seed=arguments.seed)
+    save(arguments, data, {"metrics": report, "seconds_of_features": seconds}, {"linear.png": sweep_figure(report)})
+    print(f"linear probe accuracy {report['accuracy']:.4f} on {len(features['test'].labels)} images")
+
+
+def run_classification(arguments: argparse.Namespace) -> None:
+    """Measures a classifier: accuracy, each class, calibration, confusion matrix."""
+    from datasets import concatenate_datasets
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    from ..opening import open_pretrained
+    from ..training.figures import confusion_figure
+    from .classification import classification_report, model_labels
+    from .features import best_device, run_over_images
+    from .figures import reliability_figure
+
+    model = open_pretrained(AutoModelForImageClassification, arguments.model).eval().to(best_device())
+    processor = open_pretrained(AutoImageProcessor, arguments.model)
+    data = load_data(arguments)
+    split = (
+        concatenate_datasets(list(data.splits.values())) if arguments.split == "all" else data.splits[arguments.split]
+    )
+    labels = model_labels(model.config, data.label_names, split["label"][:])
+    logits, _ = run_over_images(
+        lambda pixel_values: model(pixel_values).logits,
+        model.device,
+        processor,
+        split,
+        arguments.batch_size,
+        arguments.bf16,
+        arguments.split,
+    )
+    report = classification_report(logits, labels, model.config.id2label)
+    names = [model.config.id2label[number] for number in range(logits.shape[1])]
+    figures = {
+        "confusion_matrix.png": confusion_figure(labels.numpy(), logits.argmax(dim=-1).numpy(), names),
+        "reliability.png": reliability_figure(report),
+    }
+    save(arguments, data, {"metrics": report, "split": arguments.split}, figures)
+    accuracy, error = report["accuracy"], report["calibration_error"]
+    print(f"accuracy {accuracy:.4f}, calibration error {error:.4f} on {len(labels)} images")
+
+
+def save(arguments: argparse.Namespace, data, report: dict, figures: dict) -> None:
+    """Writes metrics.json and figures; they appear together, once all of them are written."""
+    from ..files import staged_folder
+
+    how = {name: getattr(arguments, name) for name in ("pooling", "random_weights") if hasattr(arguments, name)}
+    report = {
+        **report,
+        "model": arguments.model,
+        "dataset": arguments.dataset,
+        **how,
+        "images": {split: len(rows) for split, rows in data.splits.items()},
+        "skipped_images": data.skipped,
+    }
+    with staged_folder(arguments.output_dir) as folder:
+        (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
+        for name, figure in figures.items():
+            figure.savefig(folder / name, dpi=120)

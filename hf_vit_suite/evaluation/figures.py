@@ -1,0 +1,46 @@
+"""Figures of evaluations."""
+
+from matplotlib.figure import Figure
+
+
+def knn_figure(report: dict[int, dict[str, float]]) -> Figure:
+    """Accuracy by the number of neighbours, from `knn_report`."""
+    figure = Figure(figsize=(4.5, 3.2), layout="constrained")
+    axis = figure.subplots()
+    for name in next(iter(report.values())):
+        axis.plot(list(report), [metrics[name] for metrics in report.values()], marker="o", label=name.split("_")[0])
+    axis.set(xscale="log", xlabel="neighbours", ylabel="accuracy", xticks=list(report), xticklabels=list(report))
+    axis.minorticks_off()
+    axis.legend()
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def sweep_figure(report: dict) -> Figure:
+    """Validation accuracy by learning rate, and the test accuracy of the best, from `linear_probe`."""
+    figure = Figure(figsize=(4.5, 3.2), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(list(report["sweep"]), list(report["sweep"].values()), marker="o", label="validation")
+    axis.plot([report["learning_rate"]], [report["accuracy"]], marker="*", markersize=12, linestyle="", label="test")
+    axis.set(xscale="log", xlabel="learning rate for 256 images", ylabel="accuracy")
+    axis.legend()
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def reliability_figure(report: dict) -> Figure:
+    """Accuracy by confidence, from `classification_report`; a calibrated classifier lies on the diagonal."""
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axis = figure.subplots()
+    rows = report["calibration"]
+    axis.bar(
+        [row["confidence"] for row in rows],
+        [row["accuracy"] for row in rows],
+        width=[0.01 + 0.05 * row["share"] for row in rows],
+        label="accuracy; the width is the share of images",
+    )
+    axis.plot([0, 1], [0, 1], color="#808080", linestyle="--")
+    axis.set(xlim=(0, 1.05), ylim=(0, 1.05), xlabel="confidence", ylabel="accuracy")
+    axis.set_title(f"expected calibration error {report['calibration_error']:.3f}")
+    axis.legend(fontsize=7)
+    return figure

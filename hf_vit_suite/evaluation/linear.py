@@ -1,0 +1,108 @@
+"""A linear classifier on frozen features, for many learning rates at once."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .features import Features
+
+# DINOv2's sweep and length (Oquab et al. 2023, arXiv 2304.07193, appendix B.3): rates for 256 images a step.
+LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+BATCH_SIZE = 1024
+STEPS = 12_500
+REFERENCE_BATCH = 256
+MOMENTUM = 0.9
+HEAD_STD = 0.01
+# Against a division by zero at features that never change; that of MAE's batch norm.
+DEVIATION_EPSILON = 1e-6
+
+
+def linear_probe(
+    train: Features, validation: Features, test: Features, num_labels: int, seed: int = 0, steps: int = STEPS
+) -> dict:
+    """Trains a linear head for each learning rate and keeps the best of them on the validation images.
+
+    Features are standardised by the training images, as the batch norm without parameters does in MAE's linear probe
+    (He et al. 2021, arXiv 2111.06377, appendix A.1).
+
+    Args:
+        train: Features that the heads are trained on.
+        validation: Features that choose the head.
+        test: Features that it is measured on.
+        num_labels: Number of labels.
+        seed: Draws the heads' first weights and the batches.
+        steps: Of SGD with momentum 0.9, 1,024 images each; the rate falls to 0 by a cosine.
+
+    Returns:
+        `learning_rate`, `accuracy` and `loss` on the test images, `top5_accuracy` with more than five labels,
+        `validation_accuracy`, and `sweep`, the validation accuracy of each learning rate.
+    """
+    deviation, mean = torch.std_mean(train.values, dim=0)
+    scaled = {
+        split: (features.values - mean) / (deviation + DEVIATION_EPSILON)
+        for split, features in (("train", train), ("validation", validation), ("test", test))
+    }
+    heads = train_heads(scaled["train"], train.labels, num_labels, LEARNING_RATES, BATCH_SIZE, steps, seed)
+    with torch.inference_mode():
+        logits = heads(scaled["validation"]).unflatten(1, (len(LEARNING_RATES), num_labels))
+        hits = logits.argmax(dim=-1) == validation.labels.unsqueeze(1)
+        accuracies = hits.double().mean(dim=0).tolist()
+        best = max(range(len(accuracies)), key=accuracies.__getitem__)
+        logits = heads(scaled["test"]).unflatten(1, (len(LEARNING_RATES), num_labels))[:, best]
+        hits = logits.topk(min(5, num_labels)).indices == test.labels.unsqueeze(1)
+    report = {
+        "learning_rate": LEARNING_RATES[best],
+        "accuracy": hits[:, 0].double().mean().item(),
+        "loss": F.cross_entropy(logits, test.labels).item(),
+        "validation_accuracy": accuracies[best],
+        "sweep": dict(zip(LEARNING_RATES, accuracies, strict=True)),
+    }
+    if num_labels > 5:
+        report["top5_accuracy"] = hits.any(dim=1).double().mean().item()
+    return report
+
+
+def train_heads(
+    values: Tensor,
+    labels: Tensor,
+    num_labels: int,
+    learning_rates: Sequence[float],
+    batch_size: int,
+    steps: int,
+    seed: int,
+) -> nn.Linear:
+    """One linear layer that is a head for each learning rate, trained as if each were alone.
+
+    Args:
+        values: `[images, width]`.
+        labels: `[images]`.
+        num_labels: Number of labels.
+        learning_rates: For 256 images a step; they are scaled to the batch.
+        batch_size: Images a step.
+        steps: Number of steps.
+        seed: Draws the first weights and the batches.
+
+    Returns:
+        A layer from `width` to `learning_rates * num_labels`, head by head.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    heads = nn.Linear(values.shape[1], len(learning_rates) * num_labels)
+    nn.init.normal_(heads.weight, std=HEAD_STD, generator=generator)
+    nn.init.zeros_(heads.bias)
+    # SGD's step is linear in the gradient, so a factor of a head's loss is its learning rate.
+    rates = torch.tensor(learning_rates) * batch_size / REFERENCE_BATCH
+    optimizer = torch.optim.SGD(heads.parameters(), lr=1.0, momentum=MOMENTUM)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        batch = torch.randint(len(values), (batch_size,), generator=generator)
+        logits = heads(values[batch]).unflatten(1, (len(learning_rates), num_labels))
+        losses = F.cross_entropy(
+            logits.transpose(1, 2), labels[batch].unsqueeze(1).expand(-1, len(rates)), reduction="none"
+        )  # (B, K, rates) and (B, rates) -> (B, rates)
+        optimizer.zero_grad()
+        (losses.mean(dim=0) @ rates).backward()
+        optimizer.step()
+        scheduler.step()
+    return heads
