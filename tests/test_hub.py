@@ -16,7 +16,14 @@ from huggingface_hub import ModelCard
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 120  # seconds for a process
-CODE = {"modeling_vit.py", "configuration_vit.py", "embedding.py", "transformer.py"}
+CODE = {
+    "modeling_vit.py",
+    "configuration_trunk.py",
+    "configuration_vit.py",
+    "embedding.py",
+    "pretrained.py",
+    "transformer.py",
+}
 MODEL = CODE | {"config.json", "model.safetensors", "README.md"}
 
 TINY = """

@@ -11,7 +11,7 @@ from .augmentation import (
 )
 from .collation import ImageMixer, collate_images
 from .decoding import ImageDecodingError, decode_image
-from .loading import LabelledImages, UnlabelledImages, load_image_dataset, load_unlabelled_images
+from .loading import LabelledImages, UnlabelledImages, load_image_dataset, load_unlabelled_images, split_off
 
 __all__ = [
     "AugmentedImages",
@@ -28,5 +28,6 @@ __all__ = [
     "input_size",
     "load_image_dataset",
     "load_unlabelled_images",
+    "split_off",
     "training_transform",
 ]

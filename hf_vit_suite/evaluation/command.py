@@ -9,6 +9,7 @@ from pathlib import Path
 from ..argument_types import positive
 
 POOLING_HELP = "default: what the model pools itself, else its class token; cls; or mean of the patches"
+LABEL_FRACTION_HELP = "share of each class's training images that are used; 0.01 is the usual test with few labels"
 SEED_HELP = "draws missing splits (default 42, finetune's: its test images stay unseen) and random weights"
 
 
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         way = add(name, run, text)
         way.add_argument("--pooling", choices=("default", "cls", "mean"), default="default", help=POOLING_HELP)
         way.add_argument("--random_weights", action="store_true", help="measure the architecture untrained")
+        way.add_argument("--label_fraction", type=float, default=1.0, help=LABEL_FRACTION_HELP)
     way = add("classification", run_classification, "a classifier's accuracy, calibration and errors")
     way.add_argument("--split", choices=("test", "validation", "train", "all"), default="test", help="default test")
     return parser
@@ -72,9 +74,17 @@ def load_data(arguments: argparse.Namespace):
 
 
 def extract_splits(arguments: argparse.Namespace, data, splits: Sequence[str]) -> tuple[dict, float]:
-    """Features by split, and the seconds that they took."""
+    """Features by split, and the seconds that they took.
+
+    With few labels (Chen et al. 2020, arXiv 2002.05709, table 7) the training images are a share of each class.
+    """
+    from ..data import split_off
     from .features import extract_features, open_encoder
 
+    if not 0 < arguments.label_fraction <= 1:
+        raise ValueError(f"--label_fraction must be above 0 and at most 1, got {arguments.label_fraction}")
+    if arguments.label_fraction < 1:
+        _, data.splits["train"] = split_off(data.splits["train"], arguments.label_fraction, arguments.seed)
     encoder = open_encoder(arguments.model, arguments.pooling, arguments.random_weights, arguments.seed)
     started = time.perf_counter()
     features = {
@@ -151,7 +161,11 @@ def save(arguments: argparse.Namespace, data, report: dict, figures: dict) -> No
     """Writes metrics.json and figures; they appear together, once all of them are written."""
     from ..files import staged_folder
 
-    how = {name: getattr(arguments, name) for name in ("pooling", "random_weights") if hasattr(arguments, name)}
+    how = {
+        name: getattr(arguments, name)
+        for name in ("pooling", "random_weights", "label_fraction")
+        if hasattr(arguments, name)
+    }
     report = {
         **report,
         "model": arguments.model,

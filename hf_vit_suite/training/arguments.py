@@ -177,6 +177,10 @@ def job_defaults(given: argparse.Namespace) -> dict:
         "linear_probe" if given.linear_probe else "lora" if given.lora else "checkpoint" if given.model else "scratch"
     )
     defaults["learning_rate"] = LEARNING_RATES[mode]
-    if mode == "checkpoint" and is_pretrained_encoder(open_pretrained(AutoConfig, given.model)):
+    if (
+        mode == "checkpoint"
+        and given.preset is None
+        and is_pretrained_encoder(open_pretrained(AutoConfig, given.model))
+    ):
         defaults |= PRETRAINED_DEFAULTS
     return defaults

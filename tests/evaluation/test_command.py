@@ -71,6 +71,12 @@ def test_features_tell_the_colours_apart(evaluate, tmp_path: Path, way: str, sai
     assert min(decode_image(tmp_path / "out" / f"{way}.png").size) > 200
 
 
+def test_few_labels_are_a_share_of_each_class(evaluate):
+    report = evaluate("linear", "--label_fraction", "0.25")[1]
+    assert report["images"] == {"train": 12, "validation": 6, "test": 6}
+    assert report["label_fraction"] == 0.25
+
+
 def test_untrained_architecture_is_measured_as_a_baseline(evaluate):
     trained, untrained = (evaluate("knn", *extra)[1] for extra in ((), ("--random_weights",)))
     assert untrained["random_weights"]
@@ -114,6 +120,7 @@ def test_labels_that_the_classifier_does_not_know_are_named(evaluate, tmp_path: 
         (("linear", "model", "--pooling", "max"), 2, "invalid choice: 'max'"),
         (("fly", "model"), 2, "invalid choice: 'fly'"),
         (("knn",), 2, "required: model"),
+        (("knn", "model", "--label_fraction", "1.5"), 1, "--label_fraction must be above 0 and at most 1, got 1.5"),
         (("knn", "model", "--batch_size", "0"), 2, "must be at least 1, got 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

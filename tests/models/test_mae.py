@@ -212,7 +212,7 @@ def test_decoder_follows_a_change_of_the_attention_backend():
         ({"decoder_num_attention_heads": 3}, "decoder_hidden_size must be a multiple of decoder_num_attention_heads"),
         (
             {"decoder_hidden_size": 18},
-            "sine-cosine positions need a decoder_hidden_size that is a multiple of 4, got 18",
+            "decoder_hidden_size must be a multiple of 4 for sine-cosine positions, got 18",
         ),
     ],
 )
