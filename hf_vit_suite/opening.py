@@ -26,4 +26,4 @@ def open_pretrained(auto_class: type, name: str, **options) -> Any:
 
 def is_pretrained_encoder(config: PretrainedConfig) -> bool:
     """Whether a config is of one of the suite's families that are pretrained without labels and have no classifier."""
-    return hasattr(config, "encoder_config")
+    return callable(getattr(config, "encoder_config", None))

@@ -1,5 +1,7 @@
 """What a classifier gets right, where it errs, and whether its confidence can be believed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -12,24 +14,28 @@ CALIBRATION_BINS = 15
 MOST_LABELS_IN_MATRIX = 100
 
 
-def model_labels(config: PretrainedConfig, label_names: list[str], labels: Tensor) -> Tensor:
+def model_labels(config: PretrainedConfig, label_names: Sequence[str], labels: Sequence[int]) -> Tensor:
     """The data's label numbers as the model numbers the same names.
 
     Args:
         config: Of a classifier.
         label_names: The data's names.
-        labels: `[images]`, numbers of those.
+        labels: An image's number among those, for each image.
+
+    Returns:
+        `[images]`.
 
     Raises:
-        ValueError: If the model does not know one of the names.
+        ValueError: If the model does not know a label that occurs.
     """
     number_of = {name: number for number, name in config.id2label.items()}
-    if unknown := [name for name in label_names if name not in number_of]:
+    occurring = [label_names[label] for label in sorted(set(labels))]
+    if unknown := [name for name in occurring if name not in number_of]:
         raise ValueError(
             f"the model does not know {len(unknown)} of the data's labels ({', '.join(unknown[:5])}); "
             f"it knows {', '.join(list(number_of)[:5])}, ..."
         )
-    return torch.tensor([number_of[name] for name in label_names])[labels]
+    return torch.tensor([number_of[label_names[label]] for label in labels])
 
 
 def classification_report(logits: Tensor, labels: Tensor, names: dict[int, str]) -> dict:

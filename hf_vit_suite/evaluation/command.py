@@ -5,8 +5,15 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..argument_types import positive
+
+if TYPE_CHECKING:  # imported where it is used, so that --help is quick
+    from matplotlib.figure import Figure
+
+    from ..data import LabelledImages
+    from .features import Features
 
 POOLING_HELP = "default: what the model pools itself, else its class token; cls; or mean of the patches"
 LABEL_FRACTION_HELP = "share of each class's training images that are used; 0.01 is the usual test with few labels"
@@ -58,7 +65,7 @@ def run(arguments: Sequence[str]) -> None:
     parsed.run(parsed)
 
 
-def load_data(arguments: argparse.Namespace):
+def load_data(arguments: argparse.Namespace) -> "LabelledImages":
     """The labelled images."""
     from ..data import load_image_dataset
 
@@ -73,7 +80,9 @@ def load_data(arguments: argparse.Namespace):
     )
 
 
-def extract_splits(arguments: argparse.Namespace, data, splits: Sequence[str]) -> tuple[dict, float]:
+def extract_splits(
+    arguments: argparse.Namespace, data: "LabelledImages", splits: Sequence[str]
+) -> tuple[dict[str, "Features"], float]:
     """Features by split, and the seconds that they took.
 
     With few labels (Chen et al. 2020, arXiv 2002.05709, table 7) the training images are a share of each class.
@@ -157,7 +166,7 @@ def run_classification(arguments: argparse.Namespace) -> None:
     print(f"accuracy {accuracy:.4f}, calibration error {error:.4f} on {len(labels)} images")
 
 
-def save(arguments: argparse.Namespace, data, report: dict, figures: dict) -> None:
+def save(arguments: argparse.Namespace, data: "LabelledImages", report: dict, figures: dict[str, "Figure"]) -> None:
     """Writes metrics.json and figures; they appear together, once all of them are written."""
     from ..files import staged_folder
 

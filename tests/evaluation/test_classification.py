@@ -62,5 +62,6 @@ def test_many_labels_have_no_matrix():
 def test_labels_are_matched_by_name():
     config = PretrainedConfig(id2label={0: "dog", 1: "owl", 2: "cat"})
     assert model_labels(config, ["cat", "dog"], [0, 1, 1, 0]).tolist() == [2, 0, 0, 2]
+    assert model_labels(config, ["cat", "cow"], [0, 0]).tolist() == [2, 2]  # no image is a cow
     with pytest.raises(ValueError, match=r"does not know 1 of the data's labels \(cow\); it knows dog, owl, cat"):
         model_labels(config, ["cat", "cow"], [0, 1])
