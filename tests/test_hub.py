@@ -228,3 +228,23 @@ def test_token_of_the_command_line_and_local_base_folder_stay_private(hub: Hub, 
     card = ModelCard(files["README.md"].decode())
     assert "--hub_token '***'" in card.text
     assert card.data.base_model is None
+
+
+def test_pretrained_autoencoder_is_pushed_and_fine_tuned_by_its_name(hub: Hub, tmp_path: Path):
+    sizes = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64,image_size=32,patch_size=8"
+    decoder = "decoder_hidden_size=16,decoder_num_hidden_layers=1,decoder_num_attention_heads=2"
+    run(hub, tmp_path, "-m", "hf_vit_suite", "pretrain", "mae", "--dataset", "digits", "--max_steps", "1",
+        "--config_overrides", f"{sizes},{decoder},decoder_intermediate_size=32", "--report_to", "none",
+        "--push_to_hub", "--hub_model_id", "user/mae", "--hub_token", TOKEN, "--output_dir", "mae")  # fmt: skip
+    files = hub.files("user/mae")
+    assert set(files) >= {"modeling_mae.py", "configuration_mae.py", "config.json", "model.safetensors",
+                          "preprocessor_config.json", "metrics.json", "reconstruction.png", "README.md"}  # fmt: skip
+    assert not any(TOKEN.encode() in content for content in files.values()), "the token is nobody's business"
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.pipeline_tag == "image-feature-extraction"
+    assert "hf-vit-suite finetune --model user/mae" in card.text
+    run(hub, tmp_path, "-m", "hf_vit_suite", "finetune", "--dataset", "digits", "--model", "user/mae",
+        "--max_steps", "1", "--report_to", "none", "--output_dir", "digits", home="other")  # fmt: skip
+    assert json.loads((tmp_path / "digits" / "config.json").read_text())["pooling"] == "mean"
+    assert ModelCard.load(tmp_path / "digits" / "README.md").data.base_model == "user/mae"
+    assert hub.unknown == []
