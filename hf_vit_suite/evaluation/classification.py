@@ -1,5 +1,6 @@
 """What a classifier gets right, where it errs, and whether its confidence can be believed."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,8 +27,10 @@ def model_labels(config: PretrainedConfig, label_names: Sequence[str], labels: S
         `[images]`.
 
     Raises:
-        ValueError: If the model does not know a label that occurs.
+        ValueError: If the model does not know a label that occurs, or has several of that name in another order.
     """
+    if list(label_names) == [name for _, name in sorted(config.id2label.items())]:
+        return torch.tensor(labels)
     number_of = {name: number for number, name in config.id2label.items()}
     occurring = [label_names[label] for label in sorted(set(labels))]
     if unknown := [name for name in occurring if name not in number_of]:
@@ -35,6 +38,9 @@ def model_labels(config: PretrainedConfig, label_names: Sequence[str], labels: S
             f"the model does not know {len(unknown)} of the data's labels ({', '.join(unknown[:5])}); "
             f"it knows {', '.join(list(number_of)[:5])}, ..."
         )
+    times = Counter(config.id2label.values())
+    if shared := [name for name in occurring if times[name] > 1]:  # ImageNet's 134 and 517 are both "crane"
+        raise ValueError(f"the model has several labels of the same name, which the data's could be: {shared[:5]}")
     return torch.tensor([number_of[label_names[label]] for label in labels])
 
 

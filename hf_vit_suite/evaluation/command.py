@@ -93,7 +93,13 @@ def extract_splits(
     if not 0 < arguments.label_fraction <= 1:
         raise ValueError(f"--label_fraction must be above 0 and at most 1, got {arguments.label_fraction}")
     if arguments.label_fraction < 1:
+        whole = set(data.splits["train"]["label"][:])
         _, data.splits["train"] = split_off(data.splits["train"], arguments.label_fraction, arguments.seed)
+        if lost := whole - set(data.splits["train"]["label"][:]):
+            raise ValueError(
+                f"--label_fraction {arguments.label_fraction} leaves {len(lost)} of {len(whole)} labels without a "
+                "training image: give a larger one"
+            )
     encoder = open_encoder(arguments.model, arguments.pooling, arguments.random_weights, arguments.seed)
     started = time.perf_counter()
     features = {
@@ -146,6 +152,7 @@ def run_classification(arguments: argparse.Namespace) -> None:
         concatenate_datasets(list(data.splits.values())) if arguments.split == "all" else data.splits[arguments.split]
     )
     labels = model_labels(model.config, data.label_names, split["label"][:])
+    started = time.perf_counter()
     logits, _ = run_over_images(
         lambda pixel_values: model(pixel_values).logits,
         model.device,
@@ -155,13 +162,14 @@ def run_classification(arguments: argparse.Namespace) -> None:
         arguments.bf16,
         arguments.split,
     )
+    seconds = time.perf_counter() - started
     report = classification_report(logits, labels, model.config.id2label)
     names = [model.config.id2label[number] for number in range(logits.shape[1])]
     figures = {
         "confusion_matrix.png": confusion_figure(labels.numpy(), logits.argmax(dim=-1).numpy(), names),
         "reliability.png": reliability_figure(report),
     }
-    save(arguments, data, {"metrics": report, "split": arguments.split}, figures)
+    save(arguments, data, {"metrics": report, "split": arguments.split, "seconds_of_logits": seconds}, figures)
     accuracy, error = report["accuracy"], report["calibration_error"]
     print(f"accuracy {accuracy:.4f}, calibration error {error:.4f} on {len(labels)} images")
 

@@ -15,7 +15,7 @@ STEPS = 12_500
 REFERENCE_BATCH = 256
 MOMENTUM = 0.9
 HEAD_STD = 0.01
-# Against a division by zero at features that never change; that of MAE's batch norm.
+# Against a division by zero at features that never change.
 DEVIATION_EPSILON = 1e-6
 
 
@@ -36,8 +36,8 @@ def linear_probe(
         steps: Of SGD with momentum 0.9, 1,024 images each; the rate falls to 0 by a cosine.
 
     Returns:
-        `learning_rate`, `accuracy` and `loss` on the test images, `top5_accuracy` with more than five labels,
-        `validation_accuracy`, and `sweep`, the validation accuracy of each learning rate.
+        `learning_rate`, `accuracy`, `loss` and, with more than five labels, `top5_accuracy` on the test images, the
+        same on the validation images as `validation_...`, and `sweep`, the validation accuracy of each learning rate.
     """
     deviation, mean = torch.std_mean(train.values, dim=0)
     scaled = {
@@ -46,22 +46,37 @@ def linear_probe(
     }
     heads = train_heads(scaled["train"], train.labels, num_labels, LEARNING_RATES, BATCH_SIZE, steps, seed)
     with torch.inference_mode():
-        logits = heads(scaled["validation"]).unflatten(1, (len(LEARNING_RATES), num_labels))
-        hits = logits.argmax(dim=-1) == validation.labels.unsqueeze(1)
-        accuracies = hits.double().mean(dim=0).tolist()
-        best = max(range(len(accuracies)), key=accuracies.__getitem__)
-        logits = heads(scaled["test"]).unflatten(1, (len(LEARNING_RATES), num_labels))[:, best]
-        hits = logits.topk(min(5, num_labels)).indices == test.labels.unsqueeze(1)
-    report = {
+        logits = {
+            split: heads(scaled[split]).unflatten(1, (len(LEARNING_RATES), num_labels))
+            for split in ("validation", "test")
+        }
+    hits = logits["validation"].argmax(dim=-1) == validation.labels.unsqueeze(1)
+    accuracies = hits.double().mean(dim=0).tolist()
+    best = max(range(len(accuracies)), key=accuracies.__getitem__)
+    on_validation = head_metrics(logits["validation"][:, best], validation.labels)
+    return {
         "learning_rate": LEARNING_RATES[best],
-        "accuracy": hits[:, 0].double().mean().item(),
-        "loss": F.cross_entropy(logits, test.labels).item(),
-        "validation_accuracy": accuracies[best],
+        **head_metrics(logits["test"][:, best], test.labels),
+        **{f"validation_{name}": value for name, value in on_validation.items()},
         "sweep": dict(zip(LEARNING_RATES, accuracies, strict=True)),
     }
-    if num_labels > 5:
-        report["top5_accuracy"] = hits.any(dim=1).double().mean().item()
-    return report
+
+
+def head_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, cross-entropy and, with more than five labels, top-5 accuracy.
+
+    Args:
+        logits: `[images, labels]`.
+        labels: `[images]`.
+    """
+    hits = logits.topk(min(5, logits.shape[1])).indices == labels.unsqueeze(1)
+    metrics = {
+        "accuracy": hits[:, 0].double().mean().item(),
+        "loss": F.cross_entropy(logits, labels).item(),
+    }
+    if logits.shape[1] > 5:
+        metrics["top5_accuracy"] = hits.any(dim=1).double().mean().item()
+    return metrics
 
 
 def train_heads(

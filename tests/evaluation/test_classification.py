@@ -38,9 +38,11 @@ def test_report_equals_scikit_learns(predictions):
 
 def test_calibration_error_equals_torchmetrics(predictions):
     logits, labels = predictions
-    for scale in (0.1, 1, 5):
-        expected = multiclass_calibration_error((logits * scale).double().softmax(dim=-1), labels, 8, n_bins=15)
-        report = classification_report(logits * scale, labels, NAMES)
+    # Small logits that are right and large ones that are wrong: bins then err both ways and don't just add up.
+    mixed = torch.where(torch.arange(400)[:, None] % 2 == 0, logits * 0.3, logits.roll(1, dims=1) * 2)
+    for values in (logits * 0.1, logits * 5, mixed):
+        expected = multiclass_calibration_error(values.double().softmax(dim=-1), labels, 8, n_bins=15)
+        report = classification_report(values, labels, NAMES)
         assert report["calibration_error"] == pytest.approx(expected.item(), abs=1e-6)
         assert sum(row["share"] for row in report["calibration"]) == pytest.approx(1)
 
@@ -53,6 +55,11 @@ def test_calibration_bins_hold_what_falls_into_them():
     assert [row["confidence"] for row in rows] == pytest.approx([0.62, 0.98], abs=1e-6)
 
 
+def test_confidence_on_an_edge_belongs_to_the_bin_below():
+    rows = calibration_bins(torch.zeros(4, 2), torch.zeros(4, dtype=torch.long), bins=2)
+    assert [(row["edge"], row["share"]) for row in rows] == [(0.5, 1)]
+
+
 def test_many_labels_have_no_matrix():
     names = {number: str(number) for number in range(101)}
     report = classification_report(torch.randn(10, 101), torch.arange(10), names)
@@ -61,7 +68,16 @@ def test_many_labels_have_no_matrix():
 
 def test_labels_are_matched_by_name():
     config = PretrainedConfig(id2label={0: "dog", 1: "owl", 2: "cat"})
-    assert model_labels(config, ["cat", "dog"], [0, 1, 1, 0]).tolist() == [2, 0, 0, 2]
+    assert model_labels(config, ["owl", "cat"], [0, 1, 1, 0]).tolist() == [1, 2, 2, 1]
     assert model_labels(config, ["cat", "cow"], [0, 0]).tolist() == [2, 2]  # no image is a cow
     with pytest.raises(ValueError, match=r"does not know 1 of the data's labels \(cow\); it knows dog, owl, cat"):
         model_labels(config, ["cat", "cow"], [0, 1])
+
+
+def test_name_that_several_labels_share_is_refused_where_the_data_uses_it():
+    config = PretrainedConfig()
+    config.id2label = {0: "crane", 1: "cat", 2: "crane"}
+    with pytest.raises(ValueError, match=r"several labels of the same name.*crane"):
+        model_labels(config, ["cat", "crane"], [0, 1])
+    assert model_labels(config, ["cat", "crane"], [0, 0]).tolist() == [1, 1]
+    assert model_labels(config, ["crane", "cat", "crane"], [2, 1, 0]).tolist() == [2, 1, 0]  # the model's own order

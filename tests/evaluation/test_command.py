@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import ViTImageProcessor
+from transformers import TrainingArguments, ViTImageProcessor
 
 from hf_vit_suite import SuiteViTConfig, SuiteViTForImageClassification
 from hf_vit_suite.data import decode_image
+from hf_vit_suite.evaluation.command import build_parser
+from hf_vit_suite.training.arguments import DataArguments
 
 NAMES = ("blue", "green", "red")
 
@@ -77,10 +79,22 @@ def test_few_labels_are_a_share_of_each_class(evaluate):
     assert report["label_fraction"] == 0.25
 
 
-def test_untrained_architecture_is_measured_as_a_baseline(evaluate):
-    trained, untrained = (evaluate("knn", *extra)[1] for extra in ((), ("--random_weights",)))
-    assert untrained["random_weights"]
-    assert untrained["metrics"].keys() == trained["metrics"].keys()
+def test_untrained_architecture_is_measured_as_a_baseline(evaluate, tmp_path: Path):
+    folder = save_classifier(tmp_path / "zero")
+    model = SuiteViTForImageClassification.from_pretrained(folder)
+    for weight in model.parameters():
+        weight.data.zero_()  # its own features are all alike, so only fresh weights can tell the colours apart
+    model.save_pretrained(folder)
+    report = evaluate("knn", "--random_weights", "--pooling", "mean", model=folder)[1]
+    assert report["random_weights"]
+    assert report["metrics"]["10"]["accuracy"] >= 0.8
+
+
+def test_defaults_draw_the_splits_that_finetune_draws():
+    ours = build_parser().parse_args(["linear", "model"])
+    data = DataArguments()
+    assert ours.seed == TrainingArguments("unused").seed
+    assert (ours.validation_fraction, ours.test_fraction) == (data.validation_fraction, data.test_fraction)
 
 
 def test_classifier_is_measured_whatever_the_order_of_its_labels(evaluate, tmp_path: Path):
@@ -121,6 +135,7 @@ def test_labels_that_the_classifier_does_not_know_are_named(evaluate, tmp_path: 
         (("fly", "model"), 2, "invalid choice: 'fly'"),
         (("knn",), 2, "required: model"),
         (("knn", "model", "--label_fraction", "1.5"), 1, "--label_fraction must be above 0 and at most 1, got 1.5"),
+        (("linear", "model", "--label_fraction", "0.0005"), 1, "labels without a training image: give a larger one"),
         (("knn", "model", "--batch_size", "0"), 2, "must be at least 1, got 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

@@ -14,6 +14,8 @@ from transformers import (
     PreTrainedModel,
     ResNetConfig,
     ResNetModel,
+    SiglipConfig,
+    SiglipModel,
     SwinConfig,
     SwinModel,
     ViTConfig,
@@ -132,6 +134,19 @@ def test_clip_gives_projected_features_by_default_and_its_vision_tokens_else(tmp
     torch.testing.assert_close(open_encoder(folder, "mean")(pixels), tokens[:, 1:].mean(dim=1))
 
 
+@torch.no_grad()
+def test_siglip_gives_its_attention_pooled_features_and_has_no_class_token(tmp_path):
+    text = {**SIZES, "vocab_size": 99, "max_position_embeddings": 8}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)).eval()
+    folder = save(model, tmp_path)
+    pixels = torch.randn(2, 3, 32, 32)
+    outputs = model.vision_model(pixels)
+    torch.testing.assert_close(open_encoder(folder)(pixels), outputs.pooler_output)
+    torch.testing.assert_close(open_encoder(folder, "mean")(pixels), outputs.last_hidden_state.mean(dim=1))
+    with pytest.raises(ValueError, match="has no class token"):
+        open_encoder(folder, "cls")(pixels)
+
+
 def test_features_of_a_split_depend_on_no_batch_and_keep_the_labels(images: Dataset, tmp_path):
     encoder = open_encoder(save(SuiteViTModel(SuiteViTConfig(**SIZES, **IMAGE)), tmp_path))
     whole = extract_features(encoder, images, batch_size=5)
@@ -159,6 +174,9 @@ def test_images_are_seen_as_the_processor_gives_them(images: Dataset, tmp_path):
 def test_random_weights_are_others_and_follow_the_seed(tmp_path):
     folder = save(SuiteViTModel(SuiteViTConfig(**SIZES, **IMAGE)), tmp_path)
     pixels = torch.randn(1, 3, 32, 32)
+    state = torch.get_rng_state()
+    open_encoder(folder, random_weights=True)
+    assert torch.equal(torch.get_rng_state(), state)  # whatever the caller draws next is as it was
     trained, first, again, other = (
         open_encoder(folder, random_weights=is_random, seed=seed)(pixels)
         for is_random, seed in ((False, 5), (True, 5), (True, 5), (True, 6))

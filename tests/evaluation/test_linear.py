@@ -42,6 +42,16 @@ def test_best_rate_on_the_validation_images_is_kept(report: dict):
     assert report["validation_accuracy"] == max(report["sweep"].values())
     assert report["sweep"][report["learning_rate"]] == report["validation_accuracy"]
     assert min(report["sweep"].values()) < report["validation_accuracy"]  # the rate matters
+    assert report["learning_rate"] not in (LEARNING_RATES[0], LEARNING_RATES[-1])  # the sweep is wide enough
+    assert report["validation_top5_accuracy"] >= report["validation_accuracy"]
+    assert 0 < report["validation_loss"] < 0.5
+
+
+def test_scale_and_offset_of_the_features_change_nothing(digits: dict[str, Features]):
+    moved = {split: Features(500 * features.values - 300, features.labels) for split, features in digits.items()}
+    expected, found = (linear_probe(**splits, num_labels=10, steps=100) for splits in (digits, moved))
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-2)
+    assert found["learning_rate"] == expected["learning_rate"]
 
 
 def test_constant_features_do_no_harm(digits: dict[str, Features]):
