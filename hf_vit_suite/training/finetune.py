@@ -16,7 +16,6 @@ from transformers import (
 from transformers.trainer_utils import PredictionOutput
 
 from ..data import (
-    AugmentedImages,
     ImageMixer,
     ImageTransform,
     LabelledImages,
@@ -34,7 +33,7 @@ from .distillation import Teacher
 from .ema import EMA_FILE, WeightAverage
 from .metrics import classification_metrics, cross_entropy
 from .results import check_reload, first_test_images, save_results
-from .trainer import ClassificationTrainer, first_output
+from .trainer import ClassificationTrainer, first_output, training_rows
 
 # How many test images the reopened model is compared on.
 RELOADED_IMAGES = 64
@@ -114,9 +113,6 @@ def build_trainer(
     resume_from: str | None,
 ) -> ClassificationTrainer:
     """The Trainer with transformed data and the recipe's parts."""
-    is_stream = isinstance(data.splits["train"], IterableDataset)
-    if is_stream and arguments.max_steps <= 0:
-        raise ValueError("a streamed data set has no length: say with --max_steps how long to train")
     augment = training_transform(
         processor,
         random_resized_crop=recipe.random_resized_crop,
@@ -125,11 +121,6 @@ def build_trainer(
         rand_augment=recipe.rand_augment,
         random_erasing=recipe.random_erasing,
     )
-    train_rows = data.splits["train"]
-    if is_stream:
-        train_rows = apply_transform(train_rows, ImageTransform(augment))
-    else:
-        train_rows = AugmentedImages(train_rows, ImageTransform(augment), arguments.data_seed or arguments.seed)
     callbacks: list[TrainerCallback] = []
     if recipe.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
@@ -141,7 +132,7 @@ def build_trainer(
         model=model,
         args=arguments,
         data_collator=collate_images,
-        train_dataset=train_rows,
+        train_dataset=training_rows(data.splits["train"], ImageTransform(augment), arguments),
         eval_dataset=apply_transform(data.splits["validation"], ImageTransform(evaluation_transform(processor))),
         processing_class=processor,
         compute_metrics=classification_metrics,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
-from datasets import IterableDataset
 from torch import Tensor
 from torch.utils.data import default_collate
 from transformers import (
@@ -23,7 +22,6 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from ..data import (
-    AugmentedImages,
     MaskedImageTransform,
     UnlabelledImages,
     apply_transform,
@@ -41,7 +39,7 @@ from .command import parse
 from .pretraining import PretrainingArguments, UnlabelledDataArguments, pretraining_report, save_pretrained_results
 from .previews import ReconstructionPreview
 from .results import check_reload
-from .trainer import SuiteTrainer
+from .trainer import SuiteTrainer, training_rows
 
 DEFAULT_PRESET = "mae_vit_base"
 PREVIEW_IMAGES = 4
@@ -239,17 +237,11 @@ def build_trainer(
         processor, crop_scale=(recipe.crop_scale, 1.0), horizontal_flip=recipe.horizontal_flip
     )
     transform = MaskedImageTransform(augment, model.config.patch_size)
-    if isinstance(data.rows, IterableDataset):
-        if arguments.max_steps <= 0:
-            raise ValueError("a streamed data set has no length: say with --max_steps how long to train")
-        rows = apply_transform(data.rows, transform)
-    else:
-        rows = AugmentedImages(data.rows, transform, arguments.data_seed or arguments.seed)
     return SuiteTrainer(
         model=model,
         args=arguments,
         data_collator=default_collate,
-        train_dataset=rows,
+        train_dataset=training_rows(data.rows, transform, arguments),
         processing_class=processor,
     )
 

@@ -4,11 +4,12 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..data import AugmentedImages, ImageMixer
+from ..data import AugmentedImages, ImageMixer, ImageTransform, MaskedImageTransform, apply_transform
 from .arguments import RecipeArguments
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
@@ -23,6 +24,21 @@ class AugmentationEpoch(TrainerCallback):
     ) -> None:
         if isinstance(train_dataloader.dataset, AugmentedImages):
             train_dataloader.dataset.set_epoch(int(state.epoch))
+
+
+def training_rows(
+    rows: Dataset | IterableDataset, transform: ImageTransform | MaskedImageTransform, arguments: TrainingArguments
+) -> AugmentedImages | IterableDataset:
+    """The rows that a recipe trains on, transformed when they are read.
+
+    Raises:
+        ValueError: If they are a stream and `arguments` don't say how long to train.
+    """
+    if not isinstance(rows, IterableDataset):
+        return AugmentedImages(rows, transform, arguments.data_seed or arguments.seed)
+    if arguments.max_steps <= 0:
+        raise ValueError("a streamed data set has no length: say with --max_steps how long to train")
+    return apply_transform(rows, transform)
 
 
 class SuiteTrainer(Trainer):
