@@ -9,6 +9,9 @@ from .registration import register_families
 from .version import __version__
 
 _EXPORTS = {
+    "SuiteDINOConfig": "models.configuration_dino",
+    "SuiteDINOForPreTraining": "models.modeling_dino",
+    "SuiteDINOModel": "models.modeling_dino",
     "SuiteMAEConfig": "models.configuration_mae",
     "SuiteMAEForPreTraining": "models.modeling_mae",
     "SuiteMAEModel": "models.modeling_mae",

@@ -16,6 +16,7 @@ from types import ModuleType
 FAMILIES = (
     ("vit", "SuiteViTConfig", "ViTImageProcessor"),
     ("mae", "SuiteMAEConfig", "ViTImageProcessor"),
+    ("dino", "SuiteDINOConfig", "ViTImageProcessor"),
 )
 
 

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from hf_vit_suite import SuiteMAEConfig, SuiteMAEForPreTraining, SuiteViTConfig
+from hf_vit_suite import (
+    SuiteDINOConfig,
+    SuiteDINOForPreTraining,
+    SuiteMAEConfig,
+    SuiteMAEForPreTraining,
+    SuiteViTConfig,
+)
 
 TINY_VIT = {
     "hidden_size": 32,
@@ -26,6 +32,13 @@ TINY_MAE = {
     "decoder_num_hidden_layers": 2,
     "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 32,
+}
+
+TINY_DINO = {
+    **{name: value for name, value in TINY_VIT.items() if name != "num_labels"},
+    "head_hidden_size": 48,
+    "head_bottleneck_size": 16,
+    "num_prototypes": 40,
 }
 
 
@@ -52,6 +65,23 @@ def mae_encoder_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
         noise = inputs.pop("noise")
         inputs["visible"] = noise.argsort(dim=1)[:, : model.config.num_visible(noise.shape[1])]
     return inputs
+
+
+def dino_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Two images, and for pretraining two global and three local crops of each."""
+    if not isinstance(model, SuiteDINOForPreTraining):
+        return image_inputs(model)
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "pixel_values": torch.randn(2, 2, 3, 32, 32, generator=generator),
+        "local_pixel_values": torch.randn(2, 3, 3, 16, 16, generator=generator),
+    }
+
+
+def dino_encoder_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The crops that the teacher sees."""
+    inputs = dino_inputs(model)
+    return {"pixel_values": inputs["pixel_values"].view(-1, 3, 32, 32)}
 
 
 @dataclass(frozen=True)
@@ -104,6 +134,13 @@ FAMILIES = [
         ("AutoModel", "AutoModelForPreTraining"),
         inputs=mae_inputs,
         encoder_inputs=mae_encoder_inputs,
+    ),
+    Family(
+        "dino",
+        lambda: SuiteDINOConfig(**TINY_DINO, head_learned_gain=True),
+        ("AutoModel", "AutoModelForPreTraining"),
+        inputs=dino_inputs,
+        encoder_inputs=dino_encoder_inputs,
     ),
 ]
 

@@ -2,6 +2,7 @@
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from .configuration_dino import SuiteDINOConfig
 from .configuration_mae import SuiteMAEConfig
 from .configuration_vit import SuiteViTConfig
 
@@ -89,11 +90,26 @@ def mae_presets() -> dict[str, dict]:
     }
 
 
+def dino_presets() -> dict[str, dict]:
+    """DINO's vision transformers (2104.14294, table 1); the small ones learn their prototypes' lengths."""
+    return {
+        f"dino_vit{size[0]}{patch}": {
+            **trunk_fields(size),
+            "patch_size": patch,
+            "head_learned_gain": size == "small",
+            "num_labels": 0,
+        }
+        for size in ("small", "base")
+        for patch in (8, 16)
+    }
+
+
 PRESETS: dict[str, tuple[type[PreTrainedConfig], dict]] = {
     name: (config_class, fields)
     for config_class, presets in (
         (SuiteViTConfig, {**vit_presets(), **dinov2_presets()}),
         (SuiteMAEConfig, mae_presets()),
+        (SuiteDINOConfig, dino_presets()),
     )
     for name, fields in presets.items()
 }

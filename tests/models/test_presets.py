@@ -21,11 +21,12 @@ PUBLISHED = {
     "deit_small_distilled_patch16_224": 22_436_432,
     "dinov2_vits14": 22_056_576,
     "dinov2_vitg14_reg": 1_136_486_912,
+    "dino_vits16": 21_665_664,
     "mae_vit_base": 85_798_656,
     "mae_vit_large": 303_301_632,
     "mae_vit_huge": 630_764_800,
 }
-TIMM_DINOV2 = {"s": "small", "b": "base", "l": "large", "g": "giant"}
+TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 
 def parameters(name: str) -> int:
@@ -39,9 +40,11 @@ def parameters(name: str) -> int:
 
 def timm_model(name: str, classes: int) -> torch.nn.Module:
     """timm's model of the same architecture, without memory for its weights."""
-    if name.startswith("dinov2"):
-        _, variant, *registers = name.split("_")
-        name = f"vit_{TIMM_DINOV2[variant[3]]}_patch14{'_reg4' if registers else ''}_dinov2"
+    if name.startswith("dino"):
+        family, variant, *registers = name.split("_")
+        size, patch = TIMM_SIZES[variant[3]], variant[4:]
+        ending = f"{'_reg4' if registers else ''}_dinov2" if family == "dinov2" else "_224.dino"
+        name = f"vit_{size}_patch{patch}{ending}"
     with torch.device("meta"):
         return timm.create_model(name, num_classes=classes)
 

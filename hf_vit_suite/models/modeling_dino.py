@@ -1,0 +1,350 @@
+"""DINO (Caron et al. 2021, arXiv 2104.14294): without labels, a student learns what its own moving average says.
+
+Shape flow (B images, G = 2 global crops, L local ones, V = G + L, N patches, D width, d bottleneck, K prototypes):
+    global crops  [B, G, C, H, W]     teacher's and student's
+    local crops   [B, L, C, h, w]     student's alone
+    backbone      crops of one size together, their class tokens               [B, V, D], the teacher's [B, G, D]
+    head          three layers, made of length 1                               [B, V, d], [B, G, d]
+    prototypes    logits, softmax; the teacher's centred and sharpened         [B, V, K], [B, G, K], in chunks of K
+    loss          cross-entropy of all pairs but those of the same crop        scalar
+    afterwards    `update_teacher`: centre and teacher move on
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput, can_return_tuple
+
+from .configuration_dino import SuiteDINOConfig
+from .modeling_vit import SuiteViTModel, SuiteViTPreTrainedModel
+from .pretrained import join_auto_classes
+from .prototypes import (
+    Center,
+    Prototypes,
+    Targets,
+    cross_entropy,
+    sinkhorn_knopp_targets,
+    softmax_targets,
+    teacher_statistics,
+)
+
+# Against the logarithm of a distance of zero; DINOv2's value.
+KOLEO_EPSILON = 1e-8
+
+
+@dataclass
+class SuiteDINOForPreTrainingOutput(ModelOutput):
+    """What pretraining returns.
+
+    Args:
+        loss: Sum of the parts below with the config's weights.
+        class_loss: Cross-entropy of the class tokens, mean over images and pairs of crops.
+        koleo_loss: KoLeo of the global crops' class tokens; `None` where it is off.
+        patch_loss: Cross-entropy of the masked patches; `None` where it is off.
+        teacher_entropy: Mean entropy of the teacher's targets in nats; `None` unless `output_statistics`.
+        center_divergence: Mean divergence of the teacher's predictions from the centre's in nats, 0 where it says the
+            same of every image; `None` unless `output_statistics`.
+        hidden_states: The teacher's, of the global crops, `[batch * 2, tokens, hidden]` each.
+        attentions: The teacher's, of the global crops, `[batch * 2, heads, tokens, tokens]` each.
+    """
+
+    loss: Tensor | None = None
+    class_loss: Tensor | None = None
+    koleo_loss: Tensor | None = None
+    patch_loss: Tensor | None = None
+    teacher_entropy: Tensor | None = None
+    center_divergence: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+def koleo_loss(features: Tensor) -> Tensor:
+    """-log of the distance to the nearest other image's features, all of length 1; in float32.
+
+    Source: Sablayrolles et al. 2018, arXiv 1806.03198, eq. 2; DINOv2, arXiv 2304.07193, section 4.
+
+    Args:
+        features: `[images, width]`, at least two images.
+
+    Returns:
+        The mean over the images, a scalar.
+
+    Raises:
+        ValueError: If there is one image only.
+    """
+    if len(features) < 2:
+        raise ValueError("KoLeo compares the images of a batch: it needs at least 2 on each device, got 1")
+    with torch.autocast(features.device.type, enabled=False):
+        features = F.normalize(features.float(), eps=KOLEO_EPSILON)
+        similarities = (features @ features.T).detach().fill_diagonal_(-1)
+        nearest = features[similarities.argmax(dim=1)]
+        distances = F.pairwise_distance(features, nearest, eps=KOLEO_EPSILON)
+        return -(distances + KOLEO_EPSILON).log().mean()
+
+
+class ProjectionHead(nn.Module):
+    """From the backbone's features to points on a sphere, and to prototypes (section 3.1, "Network architecture")."""
+
+    def __init__(self, config: SuiteDINOConfig):
+        super().__init__()
+        hidden = config.head_hidden_size
+        layers: list[nn.Module] = []
+        width = config.hidden_size
+        for _ in range(config.head_num_layers - 1):
+            layers.append(nn.Linear(width, hidden))
+            if config.head_batch_norm:
+                layers.append(nn.BatchNorm1d(hidden))
+            layers.append(nn.GELU())
+            width = hidden
+        self.layers = nn.Sequential(*layers, nn.Linear(width, config.head_bottleneck_size))
+        self.prototypes = Prototypes(config)
+
+    def project(self, features: Tensor) -> Tensor:
+        """`[..., hidden]` -> `[..., bottleneck]` of length 1, in autocast's type where it is on."""
+        rows = F.normalize(self.layers(features.flatten(0, -2)), dim=-1)
+        if torch.is_autocast_enabled(rows.device.type):
+            rows = rows.to(torch.get_autocast_dtype(rows.device.type))
+        return rows.unflatten(0, features.shape[:-1])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[..., hidden]` -> logits `[..., prototypes]`, whole; the loss goes through them in chunks."""
+        return self.prototypes(self.project(features))
+
+
+class SuiteDINOPreTrainedModel(SuiteViTPreTrainedModel):
+    """Initialisation shared by the DINO classes: the backbone's, and torch's linear layer's for the prototypes."""
+
+    config_class = SuiteDINOConfig
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.BatchNorm1d):
+            for ones in (module.weight, module.running_var):
+                init.ones_(ones)
+            for zeros in (module.bias, module.running_mean, module.num_batches_tracked):
+                init.zeros_(zeros)
+        elif isinstance(module, Prototypes):
+            bound = module.direction.shape[1] ** -0.5
+            init.uniform_(module.direction, -bound, bound)
+            init.ones_(module.gain)
+        elif isinstance(module, Center):
+            init.zeros_(module.logits)
+
+
+class SuiteDINOModel(SuiteDINOPreTrainedModel, SuiteViTModel):
+    """The backbone, a plain vision transformer: of a pretrained folder the teacher's."""
+
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 (transformers declares it as a plain list)
+        r"^(student|student_head|teacher_head|center|patch_center)\."
+    ]
+
+
+class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
+    """Student, teacher, heads, centre and loss. The teacher, `vit`, starts as the student and has no gradient.
+
+    A training step is `model(...).loss.backward()`, the optimiser's step and `model.update_teacher(momentum)`.
+    """
+
+    def __init__(self, config: SuiteDINOConfig):
+        super().__init__(config)
+        self.vit = SuiteDINOModel(config)
+        self.teacher_head = ProjectionHead(config)
+        self.student = SuiteDINOModel(config)
+        self.student_head = ProjectionHead(config)
+        self.center = Center(config)
+        self.patch_center = Center(config) if config.patch_loss_weight else None
+        self.vit.requires_grad_(False)
+        self.teacher_head.requires_grad_(False)
+        self.post_init()
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Of what is not loaded, as transformers' own; a student that is not loaded starts as the teacher."""
+        super().initialize_weights()
+        for teacher, student in self.teacher_and_student():
+            init.copy_(student, teacher)
+
+    def train(self, mode: bool = True) -> "SuiteDINOForPreTraining":
+        """As torch's, but without dropout and drop path in the teacher (its head's batch norms, where used, train)."""
+        super().train(mode)
+        self.vit.eval()
+        return self
+
+    def teacher_and_student(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each weight of the teacher with the student's."""
+        for teacher, student in ((self.vit, self.student), (self.teacher_head, self.student_head)):
+            yield from zip(teacher.parameters(), student.parameters(), strict=True)
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Moves centre and teacher, after an optimiser's step (algorithm 1).
+
+        Args:
+            momentum: Share of itself that the teacher keeps, from 0 to 1.
+        """
+        for center in (self.center, self.patch_center):
+            if center is not None:
+                center.update(self.teacher_head.prototypes)
+        teacher, student = zip(*self.teacher_and_student(), strict=True)
+        get_ema_multi_avg_fn(momentum)(teacher, student, None)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        local_pixel_values: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        teacher_temperature: float | None = None,
+        output_statistics: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+    ) -> SuiteDINOForPreTrainingOutput:
+        """Compares the student's view of each crop with the teacher's of the others.
+
+        Args:
+            pixel_values: The global crops, `[batch, crops, channels, height, width]`; 2 crops in the paper.
+            local_pixel_values: The local crops, `[batch, crops, channels, height, width]`, smaller; default none.
+            bool_masked_pos: `[batch, global crops, patches]`, True where the student sees the mask token; needed for
+                the patch loss.
+            teacher_temperature: Default the config's.
+            output_statistics: Whether to return what shows a collapse; it costs a few passes over the prototypes.
+            output_attentions: Of the teacher, as in `SuiteViTModel`, likewise `output_hidden_states` and
+                `attention_layers`.
+
+        Raises:
+            ValueError: If shapes don't suit, there is no pair of different crops, masks are missing, or KoLeo is on
+                and the batch has one image.
+        """
+        check_crops(pixel_values, local_pixel_values)
+        temperature = teacher_temperature or self.config.teacher_temperature
+        crops = pixel_values.flatten(0, 1)
+        masks = None if bool_masked_pos is None else bool_masked_pos.flatten(0, 1)
+        with torch.no_grad():
+            seen = self.vit(
+                crops,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                attention_layers=attention_layers,
+                num_output_tokens=self.num_tokens,
+                return_dict=True,
+            )
+            teacher = self.teacher_head.project(seen.pooler_output)
+            targets = self.make_targets(teacher, self.center, temperature)
+        learned = self.encode(crops, self.num_tokens, masks)
+        class_tokens = learned.pooler_output.unflatten(0, pixel_values.shape[:2])
+        parts = {"class_loss": self.class_loss(class_tokens, local_pixel_values, targets)}
+        if self.config.koleo_weight:
+            parts["koleo_loss"] = sum(koleo_loss(crop) for crop in class_tokens.unbind(1))
+        if self.config.patch_loss_weight:
+            parts["patch_loss"] = self.patch_loss(
+                learned.last_hidden_state, seen.last_hidden_state, masks, temperature
+            )
+        weights = {"koleo_loss": self.config.koleo_weight, "patch_loss": self.config.patch_loss_weight}
+        statistics = self.statistics(teacher, targets, temperature) if output_statistics else {}
+        return SuiteDINOForPreTrainingOutput(
+            loss=sum(weights.get(name, 1.0) * part for name, part in parts.items()),
+            **parts,
+            **statistics,
+            hidden_states=seen.hidden_states,
+            attentions=seen.attentions,
+        )
+
+    @property
+    def num_tokens(self) -> int | None:
+        """Tokens of global crops that the loss reads: the class token, unless patches are masked."""
+        return None if self.config.patch_loss_weight else 1
+
+    def encode(self, crops: Tensor, num_tokens: int | None, masks: Tensor | None = None) -> BaseModelOutputWithPooling:
+        """The student's backbone on crops of one size."""
+        return self.student(
+            crops,
+            output_attentions=False,
+            output_hidden_states=False,
+            bool_masked_pos=masks,
+            num_output_tokens=num_tokens,
+            return_dict=True,
+        )
+
+    def make_targets(self, features: Tensor, center: Center, temperature: float) -> Targets:
+        """The teacher's `[rows, bottleneck]` as targets, which in training the centre remembers."""
+        if self.training:
+            center.collect(features)
+        prototypes = self.teacher_head.prototypes
+        if self.config.centering == "sinkhorn_knopp":
+            return sinkhorn_knopp_targets(features, prototypes, temperature)
+        return softmax_targets(features, prototypes, temperature, center.logits)
+
+    def class_loss(self, global_tokens: Tensor, local_pixel_values: Tensor | None, targets: Targets) -> Tensor:
+        """Cross-entropy of every pair but those of the same crop (section 3.1, eq. 3), mean over pairs and images.
+
+        Args:
+            global_tokens: `[batch, global crops, hidden]`, the student's class tokens.
+            local_pixel_values: `[batch, local crops, channels, height, width]`.
+            targets: Of `batch * global crops` rows.
+        """
+        images, num_global = global_tokens.shape[:2]
+        tokens = [global_tokens]
+        if local_pixel_values is not None:
+            encoded = self.encode(local_pixel_values.flatten(0, 1), num_tokens=1)
+            tokens.append(encoded.pooler_output.unflatten(0, local_pixel_values.shape[:2]))
+        # Together, as a batch norm in the head takes its statistics over all of them.
+        student = self.student_head.project(torch.cat(tokens, dim=1))
+        pairs = torch.ones(student.shape[1], num_global, device=student.device).fill_diagonal_(0)
+        weights = (pairs / (pairs.sum() * images)).expand(images, -1, -1)
+        return cross_entropy(student, self.student_head.prototypes, targets, self.config.student_temperature, weights)
+
+    def patch_loss(self, student: Tensor, teacher: Tensor, masks: Tensor | None, temperature: float) -> Tensor:
+        """Cross-entropy of masked patches with what the teacher sees there (iBOT, arXiv 2111.07832, eq. 2).
+
+        Args:
+            student: `[crops, tokens, hidden]`; `teacher` alike.
+            masks: `[crops, patches]`, True where masked.
+            temperature: The teacher's.
+
+        Returns:
+            The mean over a crop's masked patches, then over all crops, those without a mask being zero.
+        """
+        if masks is None:
+            raise ValueError("the patch loss needs bool_masked_pos, which says where the student sees the mask token")
+        prefix = self.config.num_prefix_tokens
+        with torch.no_grad():
+            taught = self.teacher_head.project(teacher[:, prefix:][masks])
+            targets = self.make_targets(taught, self.patch_center, temperature)
+        learned = self.student_head.project(student[:, prefix:][masks])
+        share = 1 / (len(masks) * masks.sum(dim=1, keepdim=True).clamp(min=1))
+        weights = share.expand_as(masks)[masks].view(-1, 1, 1)
+        prototypes, student_temperature = self.student_head.prototypes, self.config.student_temperature
+        return cross_entropy(learned.unsqueeze(1), prototypes, targets, student_temperature, weights)
+
+    @torch.no_grad()
+    def statistics(self, teacher: Tensor, targets: Targets, temperature: float) -> dict[str, Tensor]:
+        """What shows a collapse, of the teacher's `[rows, bottleneck]`."""
+        plain = softmax_targets(teacher, self.teacher_head.prototypes, temperature)
+        entropy, divergence = teacher_statistics(targets, plain, self.center.logits, temperature)
+        return {"teacher_entropy": entropy, "center_divergence": divergence}
+
+
+def check_crops(pixel_values: Tensor, local_pixel_values: Tensor | None) -> None:
+    """Refuses shapes that hold no pair of different crops."""
+    for name, crops in (("pixel_values", pixel_values), ("local_pixel_values", local_pixel_values)):
+        if crops is not None and crops.ndim != 5:
+            raise ValueError(
+                f"{name} must be [batch, crops, channels, height, width], got {list(crops.shape)}: "
+                "DINO compares several crops of each image"
+            )
+    if local_pixel_values is None and pixel_values.shape[1] < 2:
+        raise ValueError("DINO needs two global crops of an image, or one and local crops, got one alone")
+
+
+AUTO_CLASSES = {"AutoModel": SuiteDINOModel, "AutoModelForPreTraining": SuiteDINOForPreTraining}
+join_auto_classes(SuiteDINOPreTrainedModel, AUTO_CLASSES)
+
+__all__ = ["SuiteDINOForPreTraining", "SuiteDINOForPreTrainingOutput", "SuiteDINOModel", "SuiteDINOPreTrainedModel"]

@@ -1,0 +1,260 @@
+"""Prototypes: the last layer of DINO's heads, the teacher's targets over it and the cross-entropy, chunk by chunk.
+
+The paper has 65,536 prototypes and compares every crop of every image with each. No function here holds the logits
+`[crops * images, prototypes]`: each walks over a chunk of the prototypes at a time, and what it needs again later it
+computes again. Values and gradients are those of the plain formulas.
+
+Shape letters: B images, V student crops, T teacher crops, R rows (crops of images), K prototypes, d bottleneck.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
+
+PROTOTYPES_AT_A_TIME = 4096
+SINKHORN_ITERATIONS = 3
+
+
+class Prototypes(nn.Module):
+    """A linear layer whose rows have a length, `gain`, apart from their `direction`, and no bias.
+
+    Source: weight normalisation, Salimans and Kingma 2016, arXiv 1602.07868, eq. 2.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.direction = nn.Parameter(torch.empty(config.num_prototypes, config.head_bottleneck_size))
+        self.gain = nn.Parameter(torch.ones(config.num_prototypes, 1), requires_grad=config.head_learned_gain)
+
+    def scale(self) -> Tensor:
+        """What turns directions into prototypes, `[prototypes]`: gain over length; float32 or wider."""
+        length = torch.linalg.vector_norm(self.direction, dim=1, dtype=wide(self.direction.dtype))
+        return self.gain.squeeze(1) / length
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[..., bottleneck]` of length 1 -> logits `[..., prototypes]`."""
+        return F.linear(features, self.direction) * self.scale()
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type that softmax is computed in: float32, and float64 where the input is."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def chunks_of(prototypes: int) -> list[slice]:
+    """The parts of the prototypes that are worked on at a time."""
+    return [slice(start, start + PROTOTYPES_AT_A_TIME) for start in range(0, prototypes, PROTOTYPES_AT_A_TIME)]
+
+
+def scaled_logits(features: Tensor, direction: Tensor, scale: Tensor, chunk: slice) -> Tensor:
+    """Products `[rows, bottleneck]` x `[chunk, bottleneck]` in the features' type, then scaled in float32."""
+    product = features @ direction[chunk].to(features.dtype).T
+    return product.to(scale.dtype).mul_(scale[chunk])
+
+
+class Targets(NamedTuple):
+    """The teacher's probabilities, from which any chunk of prototypes can be computed.
+
+    Args:
+        features: `[rows, bottleneck]`, of length 1, the teacher's; without gradient, as all the others.
+        direction: `[prototypes, bottleneck]`, of the teacher's prototypes.
+        scale: `[prototypes]`, their scale over the temperature.
+        prototype_bias: `[prototypes]`, added to each row's logits.
+        row_bias: `[rows, 1]`, added to each row, so that its probabilities sum to 1.
+    """
+
+    features: Tensor
+    direction: Tensor
+    scale: Tensor
+    prototype_bias: Tensor
+    row_bias: Tensor
+
+    def log_probabilities(self, chunk: slice) -> Tensor:
+        """`[rows, chunk]`, in float32."""
+        logits = scaled_logits(self.features, self.direction, self.scale, chunk)
+        return logits.add_(self.prototype_bias[chunk]).add_(self.row_bias)
+
+    def normalised(self) -> "Targets":
+        """With the row bias that makes each row a softmax."""
+        total = self.row_bias.new_full(self.row_bias.shape, -torch.inf)
+        for chunk in chunks_of(len(self.direction)):
+            total = torch.logaddexp(total, self.log_probabilities(chunk).logsumexp(dim=1, keepdim=True))
+        return self._replace(row_bias=self.row_bias - total)
+
+
+def softmax_targets(
+    features: Tensor, prototypes: Prototypes, temperature: float, center: Tensor | None = None
+) -> Targets:
+    """softmax((logits - center) / temperature) (section 3.1, eq. 1 and "Avoiding collapse").
+
+    Args:
+        features: `[rows, bottleneck]`, the teacher's.
+        prototypes: The teacher's.
+        temperature: Below the student's, which sharpens.
+        center: `[prototypes]`; `None` is none.
+    """
+    scale = prototypes.scale() / temperature
+    bias = torch.zeros_like(scale) if center is None else -center.to(scale.dtype) / temperature
+    targets = Targets(features, prototypes.direction, scale, bias, scale.new_zeros(len(features), 1))
+    return targets.normalised()
+
+
+def sinkhorn_knopp_targets(features: Tensor, prototypes: Prototypes, temperature: float) -> Targets:
+    """An assignment of the rows of all processes to prototypes that uses each prototype alike.
+
+    It scales exp(logits / temperature) so that columns and rows have equal sums, three times, in the logarithm.
+    Source: Caron et al. 2020 (SwAV), arXiv 2006.09882, section 3.1; DINOv2, arXiv 2304.07193, section 4.
+
+    Args:
+        features: `[rows, bottleneck]`, the teacher's.
+        prototypes: The teacher's.
+        temperature: Of the logits.
+    """
+    targets = softmax_targets(features, prototypes, temperature)
+    targets = targets._replace(row_bias=torch.zeros_like(targets.row_bias))
+    for _ in range(SINKHORN_ITERATIONS):
+        unbiased = targets._replace(prototype_bias=torch.zeros_like(targets.prototype_bias))
+        used = [unbiased.log_probabilities(chunk).logsumexp(dim=0) for chunk in chunks_of(len(targets.direction))]
+        targets = targets._replace(prototype_bias=-logsumexp_over_processes(torch.cat(used))).normalised()
+    return targets
+
+
+def logsumexp_over_processes(values: Tensor) -> Tensor:
+    """Adds up in the logarithm what each process has."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    gathered = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(gathered, values)
+    return torch.stack(gathered).logsumexp(dim=0)
+
+
+def cross_entropy(
+    student: Tensor, prototypes: Prototypes, targets: Targets, temperature: float, weights: Tensor
+) -> Tensor:
+    """Sum of weights x cross-entropy over the pairs of student and teacher crops of an image (section 3.1, eq. 3).
+
+    Args:
+        student: `[images, student crops, bottleneck]`, of length 1.
+        prototypes: The student's.
+        targets: Of `images * teacher crops` rows, an image's crops beside one another.
+        temperature: The student's.
+        weights: `[images, student crops, teacher crops]`.
+
+    Returns:
+        A scalar; its gradients reach `student`, the directions and, where they are learned, the gains.
+    """
+    return CrossEntropy.apply(student, prototypes.direction, prototypes.gain, temperature, weights, *targets)
+
+
+class CrossEntropy(torch.autograd.Function):
+    """`cross_entropy` with p the targets, z the student's logits over its temperature, w the weights.
+
+    An image's loss is sum w (logsumexp(z) - sum_k p_k z_k). The second sum is the product of the student's features
+    with the mean prototype that the targets expect, so that p and z of all prototypes are never there at a time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, student: Tensor, direction: Tensor, gain: Tensor, temperature: float, weights: Tensor, *targets: Tensor
+    ) -> Tensor:
+        teacher = Targets(*targets)
+        length = torch.linalg.vector_norm(direction, dim=1, keepdim=True, dtype=wide(direction.dtype))
+        scale = (gain / (length * temperature)).squeeze(1)
+        rows = student.flatten(0, 1)
+        total = scale.new_full((len(rows), 1), -torch.inf)
+        expected = scale.new_zeros(len(teacher.features), student.shape[2])
+        for chunk in chunks_of(len(direction)):
+            logits = scaled_logits(rows, direction, scale, chunk)
+            total = torch.logaddexp(total, logits.logsumexp(dim=1, keepdim=True))
+            probabilities = teacher.log_probabilities(chunk).exp_().mul_(scale[chunk])
+            expected += probabilities.to(rows.dtype) @ direction[chunk].to(rows.dtype)
+        expected = expected.view(*weights.shape[::2], student.shape[2])
+        ctx.temperature = temperature
+        ctx.save_for_backward(student, direction, length, scale, weights, total, expected, *targets)
+        products = student.to(scale.dtype) @ expected.transpose(1, 2)  # (B, V, d) x (B, d, T) -> (B, V, T)
+        return (weights * (total.view(*student.shape[:2], 1) - products)).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        student, direction, length, scale, weights, total, expected, *targets = ctx.saved_tensors
+        teacher = Targets(*targets)
+        weights = weights * gradient
+        rows = student.flatten(0, 1)
+        row_weights = weights.sum(dim=2).view(-1, 1)
+        of_targets = (weights.transpose(1, 2) @ student.to(scale.dtype)).flatten(0, 1).to(rows.dtype)  # (B * T, d)
+        to_student = -(weights @ expected).flatten(0, 1)
+        to_direction, to_gain = torch.empty_like(direction), torch.empty_like(length)
+        for chunk in chunks_of(len(direction)):
+            part = direction[chunk]
+            softmax = scaled_logits(rows, direction, scale, chunk).sub_(total).exp_().mul_(row_weights)
+            probabilities = teacher.log_probabilities(chunk).exp_()
+            to_prototype = softmax.to(rows.dtype).T @ rows - probabilities.to(rows.dtype).T @ of_targets
+            to_student += softmax.mul_(scale[chunk]).to(rows.dtype) @ part.to(rows.dtype)
+            # What lies along a row's direction changes its gain alone.
+            along = torch.linalg.vecdot(to_prototype.to(scale.dtype), part.to(scale.dtype)).unsqueeze(1)
+            to_gain[chunk] = along / (length[chunk] * ctx.temperature)
+            across = torch.addcmul(to_prototype, part, along / length[chunk] ** 2, value=-1)
+            to_direction[chunk] = across.mul_(scale[chunk].unsqueeze(1))
+        to_student = to_student.view_as(student).to(student.dtype)
+        to_gain = to_gain.to(direction.dtype) if ctx.needs_input_grad[2] else None
+        return to_student, to_direction, to_gain, None, None, *(None for _ in targets)
+
+
+def teacher_statistics(targets: Targets, plain: Targets, center: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """What shows a collapse (section 5.3): to one prototype for all images, or to all prototypes alike.
+
+    Args:
+        targets: What the student learns.
+        plain: The same features' softmax without centre.
+        center: `[prototypes]`.
+        temperature: The teacher's.
+
+    Returns:
+        Entropy of the targets in nats, from 0 to log(prototypes), and the divergence of the plain predictions from the
+        centre's, KL(softmax(logits / temperature), softmax(center / temperature)), which is 0 where the teacher says
+        the same of every image; means over the rows.
+    """
+    center = (center.to(targets.scale.dtype) / temperature).log_softmax(dim=0)
+    entropy = divergence = 0.0
+    for chunk in chunks_of(len(center)):
+        log_probabilities = targets.log_probabilities(chunk)
+        entropy = entropy - (log_probabilities.exp() * log_probabilities).sum(dim=1)
+        log_probabilities = plain.log_probabilities(chunk)
+        divergence = divergence + (log_probabilities.exp() * (log_probabilities - center[chunk])).sum(dim=1)
+    return entropy.mean(), divergence.mean()
+
+
+class Center(nn.Module):
+    """The moving average of the teacher's logits (section 3.1, eq. 4), over every process.
+
+    The mean of the logits is the logits of the mean, so a step remembers the sum of its features alone.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.momentum = config.center_momentum
+        self.register_buffer("logits", torch.zeros(config.num_prototypes))
+        self.seen: Tensor | None = None  # sum of the features since the last update, and their number
+
+    @torch.no_grad()
+    def collect(self, features: Tensor) -> None:
+        """Remembers `[rows, bottleneck]` until the next update."""
+        seen = torch.cat((features.sum(dim=0, dtype=wide(features.dtype)), self.logits.new_tensor([len(features)])))
+        self.seen = seen if self.seen is None else self.seen + seen
+
+    @torch.no_grad()
+    def update(self, prototypes: Prototypes) -> None:
+        """Moves by what was seen since the last time; stays where nothing was."""
+        if self.seen is None:
+            return
+        seen, self.seen = self.seen, None
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(seen)
+        total, number = seen.tensor_split([-1])
+        if number > 0:
+            mean = prototypes((total / number).to(prototypes.direction.dtype))
+            self.logits.lerp_(mean.to(self.logits.dtype), 1 - self.momentum)
