@@ -67,6 +67,14 @@ def run_pretrain_mae(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_pretrain_dino(arguments: argparse.Namespace) -> int:
+    """Pretrains by self-distillation."""
+    from .training.dino import run
+
+    run(arguments.rest)
+    return 0
+
+
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Measures features or a classifier."""
     from .evaluation.command import run
@@ -76,7 +84,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 # Their own parsers read their arguments; the options of transformers take seconds to import.
-WITH_OWN_PARSER = (run_finetune, run_pretrain_mae, run_evaluate)
+WITH_OWN_PARSER = (run_finetune, run_pretrain_mae, run_pretrain_dino, run_evaluate)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,8 +103,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     pretrain = commands.add_parser("pretrain", help="pretrain an encoder without labels")
     methods = pretrain.add_subparsers(title="methods", required=True, metavar="METHOD")
-    mae = methods.add_parser("mae", help="masked autoencoder; --help lists its options", add_help=False)
-    mae.set_defaults(run=run_pretrain_mae)
+    for name, run, help_text in (
+        ("mae", run_pretrain_mae, "masked autoencoder"),
+        ("dino", run_pretrain_dino, "self-distillation"),
+    ):
+        method = methods.add_parser(name, help=f"{help_text}; --help lists its options", add_help=False)
+        method.set_defaults(run=run)
 
     add("evaluate", run_evaluate, "measure features or a classifier; --help lists the ways", add_help=False)
 

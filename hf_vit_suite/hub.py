@@ -155,7 +155,7 @@ class PretrainedFacts:
         dataset: Name of the data.
         images: Number of training images; `None` for streams.
         skipped: Number of unreadable images left out.
-        loss: The last training loss.
+        metrics: The last that were measured, by name: `loss`, and what else the method logs.
         pictures: File names of pictures in the folder.
         command: Command line that made it.
         training: Sentences on the run: epochs, time, device.
@@ -166,7 +166,7 @@ class PretrainedFacts:
     dataset: str
     images: int | None
     skipped: int
-    loss: float
+    metrics: dict[str, float]
     pictures: list[str]
     command: str
     training: str
@@ -181,12 +181,13 @@ def pretrained_card(facts: PretrainedFacts) -> ModelCard:
         model_name=facts.name,
     )
     images = "" if facts.images is None else f" ({facts.images} images)"
+    measured = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in facts.metrics.items())
     return ModelCard(
         (PRETRAINED_CARD + HOW_IT_WAS_MADE).format(
             metadata=metadata.to_yaml(),
             name=facts.name,
             description=f"{facts.architecture}, pretrained without labels on `{facts.dataset}`{images}. "
-            f"Its last training loss is {facts.loss:.4f}.",
+            f"Measured last: {measured}.",
             skipped=f"{facts.skipped} unreadable images were left out.\n\n" if facts.skipped else "",
             pictures="\n\n".join(f"![{name}]({name})" for name in ["curves.png", *facts.pictures]),
             command=facts.command,

@@ -4,6 +4,7 @@ from .augmentation import (
     AugmentedImages,
     ImageTransform,
     MaskedImageTransform,
+    RowTransform,
     apply_transform,
     evaluation_transform,
     input_size,
@@ -12,6 +13,7 @@ from .augmentation import (
 from .collation import ImageMixer, collate_images
 from .decoding import ImageDecodingError, decode_image
 from .loading import LabelledImages, UnlabelledImages, load_image_dataset, load_unlabelled_images, split_off
+from .multi_crop import MultiCropTransform, multi_crop_transform
 
 __all__ = [
     "AugmentedImages",
@@ -20,6 +22,8 @@ __all__ = [
     "ImageTransform",
     "LabelledImages",
     "MaskedImageTransform",
+    "MultiCropTransform",
+    "RowTransform",
     "UnlabelledImages",
     "apply_transform",
     "collate_images",
@@ -28,6 +32,7 @@ __all__ = [
     "input_size",
     "load_image_dataset",
     "load_unlabelled_images",
+    "multi_crop_transform",
     "split_off",
     "training_transform",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -102,6 +102,14 @@ def evaluation_transform(image_processor) -> EvaluationTransform:
     return EvaluationTransform(image_processor)
 
 
+class RowTransform(Protocol):
+    """Makes a model's input of a batch of rows; says which columns it reads."""
+
+    columns: ClassVar[tuple[str, ...]]
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]: ...
+
+
 @dataclass(frozen=True)
 class ImageTransform:
     """Decodes and transforms a batch of rows, for `datasets`.
@@ -141,9 +149,7 @@ class MaskedImageTransform:
         return {"pixel_values": pixel_values, "noise": [torch.rand(number) for number in patches]}
 
 
-def apply_transform(
-    split: Dataset | IterableDataset, transform: ImageTransform | MaskedImageTransform
-) -> Dataset | IterableDataset:
+def apply_transform(split: Dataset | IterableDataset, transform: RowTransform) -> Dataset | IterableDataset:
     """A split whose rows are transformed when they are read."""
     if isinstance(split, IterableDataset):
         return split.map(transform, batched=True, batch_size=16, remove_columns=list(transform.columns))
@@ -161,7 +167,7 @@ class AugmentedImages(torch.utils.data.Dataset):
         seed: Of the whole run.
     """
 
-    def __init__(self, split: Dataset, transform: ImageTransform | MaskedImageTransform, seed: int):
+    def __init__(self, split: Dataset, transform: RowTransform, seed: int):
         self.rows = split.with_transform(transform)
         self.seed = seed
         self.epoch = 0

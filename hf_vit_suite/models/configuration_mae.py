@@ -31,6 +31,8 @@ class SuiteMAEConfig(TrunkConfig):
     """
 
     model_type = "suite_mae"
+    # As in the paper's fine-tuning: no loss of pretraining reads the class token.
+    fine_tuning_pooling = "mean"
 
     decoder_hidden_size: int = 512
     decoder_num_hidden_layers: int = 8
@@ -80,7 +82,7 @@ class SuiteMAEConfig(TrunkConfig):
         """The encoder as a plain vision transformer, to go on with its weights.
 
         Args:
-            **fields: Fields to set otherwise, e.g. `pooling="mean"` as in the paper's fine-tuning.
+            **fields: Fields to set otherwise.
         """
         of_trunk = {name: getattr(self, name) for name in TrunkConfig.__annotations__}
         return SuiteViTConfig(**{**of_trunk, "position_embedding_type": "sincos", **fields})

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from .configuration_dino import SuiteDINOConfig
@@ -225,11 +224,10 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         """
         check_crops(pixel_values, local_pixel_values)
         temperature = teacher_temperature or self.config.teacher_temperature
-        crops = pixel_values.flatten(0, 1)
         masks = None if bool_masked_pos is None else bool_masked_pos.flatten(0, 1)
         with torch.no_grad():
             seen = self.vit(
-                crops,
+                pixel_values.flatten(0, 1),
                 output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states,
                 attention_layers=attention_layers,
@@ -238,15 +236,12 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
             )
             teacher = self.teacher_head.project(seen.pooler_output)
             targets = self.make_targets(teacher, self.center, temperature)
-        learned = self.encode(crops, self.num_tokens, masks)
-        class_tokens = learned.pooler_output.unflatten(0, pixel_values.shape[:2])
-        parts = {"class_loss": self.class_loss(class_tokens, local_pixel_values, targets)}
+        learned, class_tokens = self.encode_student(pixel_values, local_pixel_values, masks)
+        parts = {"class_loss": self.class_loss(class_tokens, targets)}
         if self.config.koleo_weight:
-            parts["koleo_loss"] = sum(koleo_loss(crop) for crop in class_tokens.unbind(1))
+            parts["koleo_loss"] = sum(koleo_loss(crop) for crop in class_tokens.unbind(1)[: pixel_values.shape[1]])
         if self.config.patch_loss_weight:
-            parts["patch_loss"] = self.patch_loss(
-                learned.last_hidden_state, seen.last_hidden_state, masks, temperature
-            )
+            parts["patch_loss"] = self.patch_loss(learned, seen.last_hidden_state, masks, temperature)
         weights = {"koleo_loss": self.config.koleo_weight, "patch_loss": self.config.patch_loss_weight}
         statistics = self.statistics(teacher, targets, temperature) if output_statistics else {}
         return SuiteDINOForPreTrainingOutput(
@@ -262,16 +257,29 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         """Tokens of global crops that the loss reads: the class token, unless patches are masked."""
         return None if self.config.patch_loss_weight else 1
 
-    def encode(self, crops: Tensor, num_tokens: int | None, masks: Tensor | None = None) -> BaseModelOutputWithPooling:
-        """The student's backbone on crops of one size."""
-        return self.student(
-            crops,
-            output_attentions=False,
-            output_hidden_states=False,
-            bool_masked_pos=masks,
-            num_output_tokens=num_tokens,
-            return_dict=True,
+    def encode_student(
+        self, pixel_values: Tensor, local_pixel_values: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The student's backbone, crops of one size together.
+
+        Args:
+            pixel_values: `[batch, global crops, channels, height, width]`.
+            local_pixel_values: `[batch, local crops, channels, height, width]`.
+            masks: `[batch * global crops, patches]`.
+
+        Returns:
+            Tokens of the global crops, `[batch * global crops, tokens, hidden]`, and class tokens `[batch, crops,
+            hidden]`, those of the global crops first.
+        """
+        options = {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+        learned = self.student(
+            pixel_values.flatten(0, 1), bool_masked_pos=masks, num_output_tokens=self.num_tokens, **options
         )
+        class_tokens = learned.pooler_output.unflatten(0, pixel_values.shape[:2])
+        if local_pixel_values is not None:
+            local = self.student(local_pixel_values.flatten(0, 1), num_output_tokens=1, **options).pooler_output
+            class_tokens = torch.cat((class_tokens, local.unflatten(0, local_pixel_values.shape[:2])), dim=1)
+        return learned.last_hidden_state, class_tokens
 
     def make_targets(self, features: Tensor, center: Center, temperature: float) -> Targets:
         """The teacher's `[rows, bottleneck]` as targets, which in training the centre remembers."""
@@ -282,22 +290,16 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
             return sinkhorn_knopp_targets(features, prototypes, temperature)
         return softmax_targets(features, prototypes, temperature, center.logits)
 
-    def class_loss(self, global_tokens: Tensor, local_pixel_values: Tensor | None, targets: Targets) -> Tensor:
+    def class_loss(self, class_tokens: Tensor, targets: Targets) -> Tensor:
         """Cross-entropy of every pair but those of the same crop (section 3.1, eq. 3), mean over pairs and images.
 
         Args:
-            global_tokens: `[batch, global crops, hidden]`, the student's class tokens.
-            local_pixel_values: `[batch, local crops, channels, height, width]`.
+            class_tokens: `[batch, crops, hidden]`, the student's, global crops first.
             targets: Of `batch * global crops` rows.
         """
-        images, num_global = global_tokens.shape[:2]
-        tokens = [global_tokens]
-        if local_pixel_values is not None:
-            encoded = self.encode(local_pixel_values.flatten(0, 1), num_tokens=1)
-            tokens.append(encoded.pooler_output.unflatten(0, local_pixel_values.shape[:2]))
-        # Together, as a batch norm in the head takes its statistics over all of them.
-        student = self.student_head.project(torch.cat(tokens, dim=1))
-        pairs = torch.ones(student.shape[1], num_global, device=student.device).fill_diagonal_(0)
+        images, num_crops = class_tokens.shape[:2]
+        student = self.student_head.project(class_tokens)
+        pairs = torch.ones(num_crops, len(targets.features) // images, device=student.device).fill_diagonal_(0)
         weights = (pairs / (pairs.sum() * images)).expand(images, -1, -1)
         return cross_entropy(student, self.student_head.prototypes, targets, self.config.student_temperature, weights)
 

@@ -1,4 +1,4 @@
-"""The one trunk of every plain family: ViT, DeiT, DINO and DINOv2 here, MAE and CLIP to follow.
+"""The one trunk of every plain family: ViT, DeiT, MAE, DINO and DINOv2 here, CLIP to follow.
 
 Leaf to whole: attention, MLPs, LayerScale, DropPath, Block, Encoder. Each takes the config's fields alone, so that
 any config with transformers' names builds it.

@@ -120,15 +120,17 @@ def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[
 def from_pretrained_encoder(
     arguments: ModelArguments, config: PretrainedConfig, label_names: list[str]
 ) -> PreTrainedModel:
-    """A classifier on an encoder that was pretrained without labels, as in MAE's fine-tuning (appendix A.1).
+    """A classifier on an encoder that was pretrained without labels.
 
-    It pools the mean of the patches; the norm starts anew with the head, as a mean is not what it was trained on.
+    Where it pools the mean of the patches, the norm starts anew with the head, as a mean is not what it was trained
+    on (MAE, arXiv 2111.06377, appendix A.1).
     """
     fields = {} if arguments.drop_path_rate is None else {"drop_path_rate": arguments.drop_path_rate}
-    classifier_config = config.encoder_config(pooling="mean", **label_fields(label_names), **fields)
+    pooling = config.fine_tuning_pooling
+    classifier_config = config.encoder_config(pooling=pooling, **label_fields(label_names), **fields)
     model = AutoModelForImageClassification.from_config(classifier_config)
     encoder = open_pretrained(AutoModel, arguments.model)
-    for name in ("embeddings", "encoder"):
+    for name in ("embeddings", "encoder") if pooling == "mean" else ("embeddings", "encoder", "norm"):
         getattr(model.base_model, name).load_state_dict(getattr(encoder, name).state_dict())
     return model
 

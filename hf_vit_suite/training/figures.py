@@ -7,6 +7,12 @@ from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
 MOST_LABELS_SHOWN = 30
+PRETRAINING_CURVES = {
+    "loss": "training loss",
+    "knn_accuracy": "k-NN accuracy",
+    "teacher_entropy": "teacher's entropy (nats)",
+    "center_divergence": "divergence from the centre (nats)",
+}
 
 
 def training_curves(log_history: Sequence[dict]) -> Figure:
@@ -29,15 +35,17 @@ def training_curves(log_history: Sequence[dict]) -> Figure:
     return figure
 
 
-def loss_curve(log_history: Sequence[dict]) -> Figure:
-    """Training loss by step, from Trainer's log."""
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    axis = figure.subplots()
-    points = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
-    if points:
-        axis.plot(*zip(*points, strict=True))
-    axis.set(title="training loss", xlabel="step")
-    axis.grid(alpha=0.3)
+def pretraining_curves(log_history: Sequence[dict]) -> Figure:
+    """Training loss, and what else a method logs, by step, from Trainer's log."""
+    curves = {
+        name: [(entry["step"], entry[name]) for entry in log_history if name in entry] for name in PRETRAINING_CURVES
+    }
+    drawn = [name for name, points in curves.items() if points] or ["loss"]
+    figure = Figure(figsize=(4.2 * len(drawn), 3.2), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(drawn), squeeze=False).flat, drawn, strict=True):
+        axis.plot([step for step, _ in curves[name]], [value for _, value in curves[name]])
+        axis.set(title=PRETRAINING_CURVES[name], xlabel="step")
+        axis.grid(alpha=0.3)
     return figure
 
 

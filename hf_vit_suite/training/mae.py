@@ -11,15 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForPreTraining,
-    PreTrainedModel,
-    ViTImageProcessor,
-    set_seed,
-)
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers import AutoModelForPreTraining, PreTrainedModel, ViTImageProcessor, set_seed
 
 from ..data import (
     MaskedImageTransform,
@@ -31,12 +23,16 @@ from ..data import (
 )
 from ..explain import reconstruction_figure
 from ..models.configuration_mae import SuiteMAEConfig
-from ..models.presets import preset_config
-from ..opening import open_pretrained
-from .building import parse_overrides, set_input_size
 from .checkpoints import prepare_output_dir, train
 from .command import parse
-from .pretraining import PretrainingArguments, UnlabelledDataArguments, pretraining_report, save_pretrained_results
+from .pretraining import (
+    PretrainingArguments,
+    PretrainingModelArguments,
+    UnlabelledDataArguments,
+    build_pretraining_model,
+    pretraining_report,
+    save_pretrained_results,
+)
 from .previews import ReconstructionPreview
 from .results import check_reload
 from .trainer import SuiteTrainer, training_rows
@@ -46,23 +42,9 @@ PREVIEW_IMAGES = 4
 
 
 @dataclass
-class MAEModelArguments:
+class MAEModelArguments(PretrainingModelArguments):
     """Which masked autoencoder."""
 
-    preset: str | None = field(
-        default=None,
-        metadata={"help": "Architecture to train from scratch: mae_vit_base (the default), _large or _huge."},
-    )
-    model: str | None = field(
-        default=None,
-        metadata={"help": "Masked autoencoder to go on with, a folder or a Hub name, in place of a preset."},
-    )
-    config_overrides: str | None = field(
-        default=None, metadata={"help": "Changes to the preset, e.g. num_hidden_layers=6,decoder_hidden_size=256."}
-    )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Side of the square input in pixels; default the model's own."}
-    )
     mask_ratio: float | None = field(
         default=None, metadata={"help": "Share of the patches that are masked; default the model's own, 0.75."}
     )
@@ -155,7 +137,9 @@ def pretrain_mae(
             streaming=data_arguments.streaming,
             strict_images=data_arguments.strict_images,
         )
-    model, processor = build_autoencoder(model_arguments)
+    model, processor = build_pretraining_model(
+        model_arguments, SuiteMAEConfig, DEFAULT_PRESET, {"norm_pix_loss": True}
+    )
     trainer = build_trainer(model, processor, data, recipe, training_arguments)
     shown, noise = preview_batch(data, processor, model.config.patch_size)
     if recipe.preview_steps:
@@ -176,53 +160,6 @@ def pretrain_mae(
     if training_arguments.push_to_hub:
         trainer.push_to_hub()
     return report
-
-
-def build_autoencoder(arguments: MAEModelArguments) -> tuple[PreTrainedModel, ViTImageProcessor]:
-    """The model to train, from a preset or a checkpoint, and its image processor.
-
-    Raises:
-        ValueError: If the arguments don't fit together, or the checkpoint is no masked autoencoder of the suite.
-    """
-    changes = {
-        name: getattr(arguments, name)
-        for name in ("mask_ratio", "norm_pix_loss")
-        if getattr(arguments, name) is not None
-    }
-    if arguments.model is not None:
-        if arguments.preset is not None or arguments.config_overrides is not None:
-            raise ValueError("--preset and --config_overrides are for training from scratch: --model has its own")
-        return autoencoder_checkpoint(arguments, changes)
-    fields = {"norm_pix_loss": True, **parse_overrides(arguments.config_overrides), **changes}
-    if arguments.image_size is not None:
-        fields["image_size"] = arguments.image_size
-    preset = arguments.preset or DEFAULT_PRESET
-    if not preset.startswith("mae_"):
-        raise ValueError(
-            f"--preset {preset} is no masked autoencoder: choose mae_vit_base, mae_vit_large or mae_vit_huge"
-        )
-    config = preset_config(preset, **fields)
-    height, width = config.image_height_width
-    processor = ViTImageProcessor(
-        size={"height": height, "width": width},
-        resample=PILImageResampling.BICUBIC,
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
-    )
-    return AutoModelForPreTraining.from_config(config), processor
-
-
-def autoencoder_checkpoint(arguments: MAEModelArguments, changes: dict) -> tuple[PreTrainedModel, ViTImageProcessor]:
-    """A masked autoencoder that has been trained before."""
-    config = open_pretrained(AutoConfig, arguments.model)
-    if not isinstance(config, SuiteMAEConfig):
-        raise ValueError(f"--model {arguments.model} is no masked autoencoder of the suite but a {config.model_type}")
-    for name, value in changes.items():
-        setattr(config, name, value)
-    processor = open_pretrained(AutoImageProcessor, arguments.model)
-    if arguments.image_size is not None:
-        set_input_size(processor, arguments.image_size)
-    return open_pretrained(AutoModelForPreTraining, arguments.model, config=config), processor
 
 
 def build_trainer(

@@ -6,16 +6,46 @@ from pathlib import Path
 
 from datasets import IterableDataset
 from matplotlib.figure import Figure
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    ViTImageProcessor,
+)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from ..data import UnlabelledImages
 from ..files import staged_folder
 from ..hub import PretrainedFacts, pretrained_card
+from ..models.configuration_trunk import TrunkConfig
+from ..models.presets import list_presets, preset_config
+from ..opening import open_pretrained
 from .arguments import SuiteTrainingArguments
-from .figures import loss_curve
+from .building import parse_overrides, set_input_size
+from .figures import PRETRAINING_CURVES, pretraining_curves
 from .results import command_line, training_sentence
 from .trainer import SuiteTrainer
 
 REFERENCE_BATCH = 256
+
+
+@dataclass
+class PretrainingModelArguments:
+    """Which model; a recipe adds the fields of its family's config, whose default None is the config's own value."""
+
+    preset: str | None = field(
+        default=None, metadata={"help": "Architecture to train from scratch; default the ViT-B/16 of the method."}
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "Pretrained folder or Hub name to go on with, in place of a preset."}
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Changes to the preset, e.g. num_hidden_layers=6,patch_size=8."}
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the square input in pixels; default the model's own."}
+    )
 
 
 @dataclass
@@ -58,14 +88,65 @@ class PretrainingArguments(SuiteTrainingArguments):
             self.learning_rate = self.base_learning_rate * self.total_batch_size / REFERENCE_BATCH
 
 
+def build_pretraining_model(
+    arguments: PretrainingModelArguments, config_class: type[TrunkConfig], default_preset: str, from_scratch: dict
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """The model to train, from a preset or a checkpoint, and its image processor.
+
+    Args:
+        arguments: Of a recipe; the fields that it adds change the config.
+        config_class: Of the family.
+        default_preset: Of the family.
+        from_scratch: Config fields of a new model, which the arguments win over.
+
+    Raises:
+        ValueError: If the arguments don't fit together, or the preset or the checkpoint is of another family.
+    """
+    shared = PretrainingModelArguments.__dataclass_fields__
+    changes = {name: value for name, value in vars(arguments).items() if name not in shared and value is not None}
+    if arguments.model is not None:
+        if arguments.preset is not None or arguments.config_overrides is not None:
+            raise ValueError("--preset and --config_overrides are for training from scratch: --model has its own")
+        return pretraining_checkpoint(arguments, config_class, changes)
+    fields = {**from_scratch, **parse_overrides(arguments.config_overrides), **changes}
+    if arguments.image_size is not None:
+        fields["image_size"] = arguments.image_size
+    preset = arguments.preset or default_preset
+    if type(preset_config(preset)) is not config_class:
+        fitting = [name for name in list_presets() if type(preset_config(name)) is config_class]
+        raise ValueError(f"--preset {preset} is no {config_class.model_type}: choose {', '.join(fitting)}")
+    config = preset_config(preset, **fields)
+    height, width = config.image_height_width
+    processor = ViTImageProcessor(
+        size={"height": height, "width": width},
+        resample=PILImageResampling.BICUBIC,
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
+    )
+    return AutoModelForPreTraining.from_config(config), processor
+
+
+def pretraining_checkpoint(
+    arguments: PretrainingModelArguments, config_class: type[TrunkConfig], changes: dict
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """A model that has been trained before."""
+    config = open_pretrained(AutoConfig, arguments.model)
+    if type(config) is not config_class:
+        raise ValueError(f"--model {arguments.model} is no {config_class.model_type} but a {config.model_type}")
+    config = config_class.from_dict(config.to_dict() | changes)
+    processor = open_pretrained(AutoImageProcessor, arguments.model)
+    if arguments.image_size is not None:
+        set_input_size(processor, arguments.image_size)
+    return open_pretrained(AutoModelForPreTraining, arguments.model, config=config), processor
+
+
 def pretraining_report(trainer: SuiteTrainer, data: UnlabelledImages, seconds: float) -> dict:
-    """What metrics.json holds of a run: `loss` is the last that was logged, or the mean where none was."""
+    """What metrics.json holds of a run; each metric is the last that was logged, or the mean loss where none was."""
     history = trainer.state.log_history
-    losses = [entry["loss"] for entry in history if "loss" in entry]
-    losses = losses or [entry["train_loss"] for entry in history if "train_loss" in entry]
+    metrics = {name: entry[name] for entry in history for name in PRETRAINING_CURVES if name in entry}
     steps = trainer.state.global_step
     return {
-        "metrics": {"loss": losses[-1]},
+        "metrics": {"loss": history[-1]["train_loss"]} | metrics,
         "images": {"train": None if isinstance(data.rows, IterableDataset) else len(data.rows)},
         "skipped_images": data.skipped,
         "epochs": trainer.state.epoch,
@@ -82,14 +163,14 @@ def save_pretrained_results(trainer: SuiteTrainer, report: dict, figures: dict[s
     Args:
         trainer: After training.
         report: What metrics.json holds.
-        figures: Pictures by file name, to stand beside the curve of the loss.
+        figures: Pictures by file name, to stand beside the curves.
         dataset: Name of the data.
     """
     with staged_folder(trainer.args.output_dir) as folder:
         trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
-        loss_curve(trainer.state.log_history).savefig(folder / "curves.png", dpi=120)
+        pretraining_curves(trainer.state.log_history).savefig(folder / "curves.png", dpi=120)
         for name, figure in figures.items():
             figure.savefig(folder / name, dpi=120)
         pretrained_card(card_facts(trainer, report, list(figures), dataset)).save(folder / "README.md")
@@ -105,7 +186,7 @@ def card_facts(trainer: SuiteTrainer, report: dict, pictures: list[str], dataset
         dataset=dataset,
         images=report["images"]["train"],
         skipped=len(report["skipped_images"]),
-        loss=report["metrics"]["loss"],
+        metrics=report["metrics"],
         pictures=pictures,
         command=command_line(),
         training=training_sentence(trainer, report, arguments.total_batch_size),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..data import AugmentedImages, ImageMixer, ImageTransform, MaskedImageTransform, apply_transform
+from ..data import AugmentedImages, ImageMixer, RowTransform, apply_transform
 from .arguments import RecipeArguments
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
@@ -27,7 +27,7 @@ class AugmentationEpoch(TrainerCallback):
 
 
 def training_rows(
-    rows: Dataset | IterableDataset, transform: ImageTransform | MaskedImageTransform, arguments: TrainingArguments
+    rows: Dataset | IterableDataset, transform: RowTransform, arguments: TrainingArguments
 ) -> AugmentedImages | IterableDataset:
     """The rows that a recipe trains on, transformed when they are read.
 

@@ -64,6 +64,17 @@ def report(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
+def training_log(folder: Path) -> list[dict]:
+    """Trainer's log, from the folder's last checkpoint."""
+    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return json.loads((last / "trainer_state.json").read_text())["log_history"]
+
+
+def losses(folder: Path) -> list[float]:
+    """Training losses in Trainer's order."""
+    return [entry["loss"] for entry in training_log(folder) if "loss" in entry]
+
+
 def assert_one_line_error(result: subprocess.CompletedProcess, *parts: str, code: int = 1) -> None:
     """The last line of stderr is the error, holds these parts, and there is no traceback."""
     assert result.returncode == code, result.stderr

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from references_of_training import assert_one_line_error, make_colours, report, save_tiny_classifier, weights
+from references_of_training import (
+    assert_one_line_error,
+    losses,
+    make_colours,
+    report,
+    save_tiny_classifier,
+    weights,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
 
@@ -49,15 +56,6 @@ RESULTS = {
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of pictures without classes, some of them deeper."""
-    folder = make_colours(tmp_path / "pictures", images_a_class=8)
-    for index, path in enumerate(sorted((folder / "red").iterdir())):
-        path.rename(folder / f"loose{index}.png")
-    return folder
-
-
-@pytest.fixture
 def pretrain(run_command, pictures: Path, tmp_path: Path):
     """Runs the command on the pictures into `tmp_path / "mae"`; further arguments follow."""
 
@@ -66,13 +64,6 @@ def pretrain(run_command, pictures: Path, tmp_path: Path):
         return run_command(*fixed, *arguments, **options)
 
     return run
-
-
-def losses(folder: Path) -> list[float]:
-    """Training losses in Trainer's order."""
-    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
-    return [entry["loss"] for entry in history if "loss" in entry]
 
 
 def test_pretrained_folder_holds_everything_and_the_loss_falls(pretrain, tmp_path: Path):
@@ -239,7 +230,10 @@ def test_preset_that_is_named_is_not_made_small_for_the_digits():
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--preset", "vit_tiny_patch16_224"), ("vit_tiny_patch16_224 is no masked autoencoder",)),
+        (
+            ("--preset", "vit_tiny_patch16_224"),
+            ("vit_tiny_patch16_224 is no suite_mae: choose mae_vit_base, mae_vit_large",),
+        ),
         (("--preset", "mae_vit_gigantic"), ("no preset is named 'mae_vit_gigantic'",)),
         (("--model", "nowhere/nothing"), ("--preset and --config_overrides are for training from scratch",)),
         (("--mask_ratio", "0.99"), ("mask_ratio must leave at least one of 16 patches visible",)),
@@ -257,7 +251,7 @@ def test_arguments_that_do_not_fit_are_one_line(pretrain, tmp_path: Path, argume
 def test_checkpoint_of_another_family_is_refused(run_command, tmp_path: Path):
     classifier = save_tiny_classifier(tmp_path / "classifier")
     result = run_command("pretrain", "mae", "--model", str(classifier), check=False)
-    assert_one_line_error(result, "is no masked autoencoder of the suite but a suite_vit")
+    assert_one_line_error(result, "is no suite_mae but a suite_vit")
 
 
 def test_preset_of_an_autoencoder_is_not_fine_tuned_from_random_weights(run_command):

@@ -1,0 +1,374 @@
+"""`hf-vit-suite pretrain dino` as users run it, and what goes on from its folder."""
+
+import copy
+import json
+import math
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from references_of_training import (
+    assert_one_line_error,
+    make_colours,
+    report,
+    save_tiny_classifier,
+    training_log,
+    weights,
+)
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
+
+from hf_vit_suite import SuiteDINOConfig
+from hf_vit_suite.data import load_unlabelled_images
+from hf_vit_suite.training import self_distillation
+from hf_vit_suite.training.building import parse_overrides
+from hf_vit_suite.training.dino import (
+    DINOModelArguments,
+    DINORecipeArguments,
+    build_trainer,
+    job_defaults,
+)
+from hf_vit_suite.training.optimization import decayed_parameter_names
+from hf_vit_suite.training.pretraining import build_pretraining_model
+from hf_vit_suite.training.self_distillation import DINOTrainingArguments
+
+OVERRIDES = (
+    "hidden_size=32,num_hidden_layers=3,num_attention_heads=2,intermediate_size=64,image_size=16,patch_size=4,"
+    "head_hidden_size=32,head_bottleneck_size=16,num_prototypes=64"
+)
+TINY = (
+    "--config_overrides",
+    OVERRIDES,
+    "--base_learning_rate",
+    "0.05",
+    "--per_device_train_batch_size",
+    "8",
+    "--logging_steps",
+    "1",
+    "--local_crops",
+    "3",
+    "--report_to",
+    "none",
+)
+RESULTS = {
+    "README.md",
+    "attention.png",
+    "config.json",
+    "configuration_dino.py",
+    "configuration_trunk.py",
+    "configuration_vit.py",
+    "curves.png",
+    "embedding.py",
+    "metrics.json",
+    "model.safetensors",
+    "modeling_dino.py",
+    "modeling_vit.py",
+    "preprocessor_config.json",
+    "pretrained.py",
+    "prototypes.py",
+    "transformer.py",
+}
+
+
+@pytest.fixture
+def pretrain(run_command, pictures: Path, tmp_path: Path):
+    """Runs the command on the pictures into `tmp_path / "dino"`; further arguments follow."""
+
+    def run(*arguments: str, **options):
+        fixed = ("pretrain", "dino", "--dataset", str(pictures), "--output_dir", str(tmp_path / "dino"), *TINY)
+        return run_command(*fixed, *arguments, **options)
+
+    return run
+
+
+def test_pretrained_folder_holds_everything_and_the_features_learn_the_classes(run_command, tmp_path: Path):
+    colours = make_colours(tmp_path / "colours")
+    output = run_command(
+        "pretrain", "dino", "--dataset", str(colours), "--output_dir", str(tmp_path / "dino"), *TINY,
+        "--num_train_epochs", "8", "--knn_steps", "40", "--teacher_momentum", "0.9", "--teacher_temperature", "0.04",
+    ).stdout  # fmt: skip
+    folder = tmp_path / "dino"
+    assert {path.name for path in folder.iterdir() if not path.name.startswith("checkpoint-")} == RESULTS
+    log = training_log(folder)
+    accuracies = [(entry["step"], entry["knn_accuracy"]) for entry in log if "knn_accuracy" in entry]
+    assert [step for step, _ in accuracies] == [0, 40, 80, 120]
+    assert accuracies[-1][1] >= 0.9
+    written = report(folder)
+    assert written["images"]["train"] == 120
+    assert written["steps"] == 120
+    assert written["metrics"]["knn_accuracy"] == accuracies[-1][1]
+    last = ", ".join(f"{name} {value:.4f}" for name, value in written["metrics"].items())
+    assert f"{last} after 120 steps on 120 images" in output
+    card = (folder / "README.md").read_text()
+    assert f"knn accuracy {accuracies[-1][1]:.4f}" in card
+    assert "![attention.png](attention.png)" in card
+    entropies = [entry["teacher_entropy"] for entry in log if "teacher_entropy" in entry]
+    assert len(entropies) == 120
+    assert all(0 < entropy <= math.log(64) for entropy in entropies)
+    assert log[-1]["train_loss"] < math.log(64)
+
+
+def test_folder_opens_in_a_fresh_process_as_the_teachers_backbone(pretrain, run_python, tmp_path: Path):
+    pretrain("--max_steps", "2")
+    script = """
+import hf_vit_suite, torch
+from transformers import AutoModel, AutoModelForPreTraining, pipeline
+encoder, whole = (auto.from_pretrained("dino").eval() for auto in (AutoModel, AutoModelForPreTraining))
+pixels = torch.randn(1, 3, 16, 20)
+assert torch.equal(encoder(pixels).pooler_output, whole.vit(pixels).pooler_output)
+assert not torch.equal(encoder(pixels).pooler_output, whole.student(pixels).pooler_output)
+extract = pipeline("image-feature-extraction", model="dino")
+assert len(extract("pictures/loose0.png")[0]) == 17
+"""
+    result = run_python("-c", script)
+    assert "student" not in result.stderr  # no warning of weights that are left out
+
+
+class Recorder:
+    """Keeps what a model is called with."""
+
+    def __init__(self, model: nn.Module):
+        self.calls: list[tuple[dict[str, Tensor], float]] = []
+        model.register_forward_pre_hook(self.keep, with_kwargs=True)
+
+    def keep(self, model: nn.Module, arguments: tuple, options: dict) -> None:
+        crops = {name: options[name].clone() for name in ("pixel_values", "local_pixel_values")}
+        self.calls.append((crops, options["teacher_temperature"]))
+
+
+def test_trainer_takes_the_papers_steps(pictures: Path, tmp_path: Path):
+    """Two epochs beside a loop over the formulas of the paper's code, on the crops that the Trainer made."""
+    model_arguments = DINOModelArguments(config_overrides=OVERRIDES, drop_path_rate=0.0)
+    arguments = DINOTrainingArguments(
+        output_dir=str(tmp_path / "out"), num_train_epochs=2, per_device_train_batch_size=8, learning_rate=0.01,
+        adam_epsilon=1e-6, max_grad_norm=0.05, teacher_momentum=0.9, teacher_temperature_warmup_epochs=2,
+        warmup_steps=2, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    model, processor = build_pretraining_model(model_arguments, SuiteDINOConfig, "dino_vits16", {})
+    expected = copy.deepcopy(model).train()
+    data = load_unlabelled_images(str(pictures))
+    trainer = build_trainer(model, processor, data, DINORecipeArguments(local_crops=3), arguments)
+    recorder = Recorder(model)
+    trainer.train()
+
+    decayed = decayed_parameter_names(expected)
+    learned = {name: weight for name, weight in expected.named_parameters() if weight.requires_grad}
+    groups = [[weight for name, weight in learned.items() if (name in decayed) == kind] for kind in (True, False)]
+    optimizer = torch.optim.AdamW([{"params": group, "weight_decay": 0.0} for group in groups], eps=1e-6)
+    steps = 6
+    assert len(recorder.calls) == steps
+    for step, (crops, temperature) in enumerate(recorder.calls):
+        epoch = step // 3
+        assert temperature == np.linspace(0.04, 0.07, 2)[epoch]
+        half_cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
+        rate = 0.01 * step / 2 if step < 2 else 1e-6 + (0.01 - 1e-6) * 0.5 * (1 + math.cos(math.pi * (step - 2) / 4))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.param_groups[0]["weight_decay"] = 0.4 + (0.04 - 0.4) * half_cosine
+        expected(**crops, teacher_temperature=temperature).loss.backward()
+        for weight in learned.values():
+            weight.grad.mul_(min(1.0, 0.05 / (weight.grad.norm().item() + 1e-6)))
+        if epoch < 1:
+            expected.student_head.prototypes.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.update_teacher(1 + (0.9 - 1) * half_cosine)
+    for (name, found), other in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, other, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_last_layer_stays_in_the_first_epoch(pretrain, tmp_path: Path):
+    pretrain("--num_train_epochs", "2", "--save_strategy", "epoch")
+    first, second = (weights(tmp_path / "dino" / f"checkpoint-{step}") for step in (3, 6))
+    teacher, student = "teacher_head.prototypes.direction", "student_head.prototypes.direction"
+    assert torch.equal(first[teacher], first[student])
+    assert not torch.equal(second[teacher], second[student])
+    assert not torch.equal(first["vit.norm.weight"], first["student.norm.weight"])
+
+
+def test_recipe_is_the_papers():
+    arguments = DINOTrainingArguments(output_dir="unused", report_to="none")
+    assert arguments.learning_rate == 5e-4 * 64 / 256
+    assert (arguments.weight_decay, arguments.final_weight_decay, arguments.max_grad_norm) == (0.04, 0.4, 3.0)
+    assert (arguments.teacher_momentum, arguments.freeze_prototypes_epochs) == (0.996, 1)
+    assert arguments.num_train_epochs * arguments.warmup_steps == 10
+    assert arguments.lr_scheduler_kwargs == {"min_lr": 1e-6}
+    config = SuiteDINOConfig()
+    assert (config.student_temperature, config.teacher_temperature, config.center_momentum) == (0.1, 0.07, 0.9)
+    other = DINOTrainingArguments(output_dir="unused", report_to="none", lr_scheduler_type="constant")
+    assert other.lr_scheduler_kwargs is None
+
+
+def test_resumed_run_ends_with_student_teacher_and_centre_of_an_unbroken_one(pretrain, tmp_path: Path):
+    fixed = ("--max_steps", "8", "--save_strategy", "steps", "--save_steps", "4")
+    pretrain(*fixed)
+    folder, unbroken = tmp_path / "dino", tmp_path / "unbroken"
+    shutil.copytree(folder, unbroken)
+    shutil.rmtree(folder / "checkpoint-8")
+    for name in RESULTS:
+        (folder / name).unlink()
+    pretrain(*fixed, "--resume_from_checkpoint", "last")
+    found, expected = weights(folder), weights(unbroken)
+    assert {"center.logits", "vit.norm.weight", "student.norm.weight"} < expected.keys() == found.keys()
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight), name
+    scheduled = ("learning_rate", "weight_decay", "teacher_temperature", "teacher_entropy", "center_divergence")
+    for one, other in zip(training_log(folder), training_log(unbroken), strict=True):
+        assert [one.get(name) for name in scheduled] == [other.get(name) for name in scheduled]
+
+
+@pytest.mark.parametrize("centering", ["center", "sinkhorn_knopp"])
+def test_two_processes_train_to_the_weights_of_one(
+    run_command, run_python, pictures: Path, tmp_path: Path, centering: str
+):
+    common = ("pretrain", "dino", "--dataset", str(pictures), *TINY, "--max_steps", "4", "--optim", "sgd", "--use_cpu",
+              "--dataloader_drop_last", "True", "--drop_path_rate", "0", "--centering", centering,
+              "--teacher_momentum", "0.5")  # fmt: skip
+    run_command(*common, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "16")
+    run_python(
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_vit_suite", *common,
+        "--output_dir", str(tmp_path / "two"), "--ddp_backend", "gloo", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    for name in ("loss", "teacher_entropy", "center_divergence"):
+        found, expected = (
+            [entry[name] for entry in training_log(tmp_path / folder) if name in entry] for folder in ("two", "one")
+        )
+        assert found == pytest.approx(expected, rel=1e-5), name
+    expected = weights(tmp_path / "one")
+    assert expected["center.logits"].abs().max() > 0
+    for name, weight in weights(tmp_path / "two").items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_streamed_images_train_in_bfloat16_with_checkpointing_and_every_loss_of_dinov2(pretrain, tmp_path: Path):
+    pretrain(
+        "--streaming", "--max_steps", "4", "--bf16", "--use_cpu", "--activation_checkpointing",
+        "--gradient_accumulation_steps", "2", "--centering", "sinkhorn_knopp", "--koleo_weight", "0.1",
+        "--patch_loss_weight", "1", "--freeze_prototypes_epochs", "0",
+    )  # fmt: skip
+    assert report(tmp_path / "dino")["steps"] == 4
+    for entry in training_log(tmp_path / "dino")[:4]:
+        parts = entry["class_loss"] + 0.1 * entry["koleo_loss"] + entry["patch_loss"]
+        assert math.isfinite(parts)
+        assert entry["patch_loss"] > 0
+    whole = AutoModelForPreTraining.from_pretrained(tmp_path / "dino")
+    assert whole.config.use_mask_token
+    assert whole.student.embeddings.mask_token.abs().sum() > 0
+    assert whole.patch_center.logits.abs().max() > 0
+
+
+def test_accumulated_batches_take_the_step_of_a_whole_one(pretrain, tmp_path: Path):
+    common = ("--max_steps", "3", "--optim", "sgd", "--drop_path_rate", "0", "--freeze_prototypes_epochs", "0")
+    pretrain(*common)
+    (tmp_path / "dino").rename(tmp_path / "whole")
+    pretrain(*common, "--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")
+    expected = weights(tmp_path / "whole")
+    for name, weight in weights(tmp_path / "dino").items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_stream_counts_epochs_by_steps(pictures: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(self_distillation, "STREAMED_EPOCH_STEPS", 2)
+    arguments = DINOTrainingArguments(
+        output_dir=str(tmp_path / "out"), max_steps=5, per_device_train_batch_size=4, save_strategy="no",
+        report_to="none", use_cpu=True, disable_tqdm=True, teacher_temperature_warmup_epochs=3,
+    )  # fmt: skip
+    model, processor = build_pretraining_model(
+        DINOModelArguments(config_overrides=OVERRIDES), SuiteDINOConfig, "dino_vits16", {}
+    )
+    data = load_unlabelled_images(str(pictures), streaming=True)
+    recorder = Recorder(model)
+    build_trainer(model, processor, data, DINORecipeArguments(local_crops=1), arguments).train()
+    temperatures = [temperature for _, temperature in recorder.calls]
+    assert temperatures == pytest.approx([0.04, 0.04, 0.055, 0.055, 0.07])
+
+
+def test_training_goes_on_from_a_folder(pretrain, run_command, pictures: Path, tmp_path: Path):
+    pretrain("--max_steps", "2")
+    (tmp_path / "dino").rename(tmp_path / "first")
+    run_command("pretrain", "dino", "--dataset", str(pictures), "--model", str(tmp_path / "first"), "--output_dir",
+                str(tmp_path / "second"), "--patch_loss_weight", "1", "--image_size", "24", "--max_steps", "1",
+                "--learning_rate", "1e-9", "--teacher_momentum", "1", "--local_crops", "0",
+                "--report_to", "none")  # fmt: skip
+    before, after = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert {"student.embeddings.mask_token", "vit.embeddings.mask_token", "patch_center.logits"} == (
+        after.keys() - before.keys()
+    )
+    for name, weight in before.items():
+        if name != "center.logits":
+            torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-7)
+    assert json.loads((tmp_path / "second" / "preprocessor_config.json").read_text())["size"]["height"] == 24
+
+
+def test_fine_tuning_takes_the_teacher_over_with_its_norm_and_class_token(pretrain, run_command, tmp_path: Path):
+    pretrain("--max_steps", "3")
+    colours = make_colours(tmp_path / "colours")
+    run_command("finetune", "--dataset", str(colours), "--model", str(tmp_path / "dino"), "--linear_probe",
+                "--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--report_to", "none")  # fmt: skip
+    encoder = AutoModel.from_pretrained(tmp_path / "dino").state_dict()
+    found = weights(tmp_path / "out")
+    for name, weight in encoder.items():
+        assert torch.equal(found[f"vit.{name}"], weight), name
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert (config.model_type, config.pooling) == ("suite_vit", "cls")
+
+
+def test_folder_is_measured_and_explained(pretrain, run_command, tmp_path: Path):
+    pretrain("--max_steps", "1")
+    colours = make_colours(tmp_path / "colours", images_a_class=12)
+    output = run_command("evaluate", "knn", str(tmp_path / "dino"), "--dataset", str(colours)).stdout
+    assert "accuracy" in output
+    run_command("explain", str(tmp_path / "dino"), str(tmp_path / "pictures" / "loose0.png"), "--out",
+                str(tmp_path / "attention.png"))  # fmt: skip
+    assert (tmp_path / "attention.png").stat().st_size > 1000
+
+
+def test_unreadable_images_are_counted(pretrain, pictures: Path, tmp_path: Path):
+    (pictures / "loose3.png").write_bytes(b"")
+    pretrain("--max_steps", "1")
+    assert report(tmp_path / "dino")["images"]["train"] == 23
+    assert "1 unreadable images were left out" in (tmp_path / "dino" / "README.md").read_text()
+
+
+def test_preset_that_is_named_is_not_made_small_for_the_digits():
+    given = {"dataset": "digits", "model": None}
+    assert parse_overrides(job_defaults(Namespace(**given, preset=None))["config_overrides"])
+    assert "config_overrides" not in job_defaults(Namespace(**given, preset="dino_vits16"))
+    assert job_defaults(Namespace(dataset="photos", model=None, preset=None)) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--preset", "mae_vit_base"), ("mae_vit_base is no suite_dino: choose dino_vits8, dino_vits16",)),
+        (("--teacher_momentum", "1.5"), ("--teacher_momentum must be from 0 to 1, got 1.5",)),
+        (("--initial_teacher_temperature", "0"), ("--initial_teacher_temperature must be above 0",)),
+        (("--centering", "mean"), ("centering must be one of center, sinkhorn_knopp, got 'mean'",)),
+        (("--local_image_size", "10"), ("--local_image_size must be a multiple of patch_size 4, got 10",)),
+        (("--local_crop_scale", "0.5"), ("local_crop_scale < global_crop_scale", "0.5 and 0.4")),
+        (("--streaming", "--knn_steps", "2"), ("--knn_steps reads the same images", "--streaming")),
+        (("--dataset", "./nowhere"), ("./nowhere", "there is no such file or folder")),
+        (("--resume_from_checkpoint", "last"), ("no complete checkpoint",)),
+    ],
+    ids=lambda value: " ".join(value[-2:]),
+)
+def test_arguments_that_do_not_fit_are_one_line(pretrain, tmp_path: Path, arguments: tuple, parts: tuple):
+    assert_one_line_error(pretrain(*arguments, check=False), *parts)
+    assert not (tmp_path / "dino" / "model.safetensors").exists()
+
+
+def test_neighbours_need_labels(run_command, tmp_path: Path):
+    (tmp_path / "flat").mkdir()
+    for path in (make_colours(tmp_path / "colours", images_a_class=4) / "red").iterdir():
+        path.rename(tmp_path / "flat" / path.name)
+    result = run_command("pretrain", "dino", "--dataset", str(tmp_path / "flat"), "--knn_steps", "5", check=False)
+    assert_one_line_error(result, "--knn_steps needs labels", "flat")
+
+
+def test_checkpoint_of_another_family_is_refused(run_command, tmp_path: Path):
+    classifier = save_tiny_classifier(tmp_path / "classifier")
+    result = run_command("pretrain", "dino", "--model", str(classifier), check=False)
+    assert_one_line_error(result, "is no suite_dino but a suite_vit")
