@@ -132,7 +132,8 @@ class Lightly:
     def __init__(self):
         torch.manual_seed(0)
         self.student = self.network()
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.teacher = self.network().requires_grad_(False)
+        self.teacher.load_state_dict(self.student.state_dict())
         self.criterion = DINOLoss(65536, TEMPERATURE, TEMPERATURE, 0)
         self.learned = [weight for weight in self.student.parameters() if weight.requires_grad]
 
@@ -197,16 +198,19 @@ def head_and_loss_of(way: Ours | Plain | Lightly, batch: int) -> Callable[[], No
 PARTS = {"step": step_of, "head and loss": head_and_loss_of}
 
 
-def peak_of(name: str, part: str, batch: int) -> None:
-    """Prints the peak memory of three runs, in MiB."""
-    before = peak_mebibytes()
-    way = make(name)
-    if part != "step":
-        before = peak_mebibytes()
-    run = PARTS[part](way, batch)
+def print_peak_of(name: str, part: str, batch: int) -> None:
+    """Prints how much memory one way takes, in MiB: for a step all of it, else beyond the weights."""
+    if part == "step":
+        print(peak_mebibytes(lambda: three_steps(name, batch)))
+    else:
+        print(peak_mebibytes(PARTS[part](make(name), batch)))
+
+
+def three_steps(name: str, batch: int) -> None:
+    """Makes the networks and trains, at last with the optimiser's state."""
+    step = step_of(make(name), batch)
     for _ in range(3):
-        run()
-    print(peak_mebibytes() - before)
+        step()
 
 
 def main() -> None:
@@ -219,7 +223,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        peak_of(*arguments.memory_of, arguments.batch)
+        print_peak_of(*arguments.memory_of, arguments.batch)
         return
     options = ("--batch", str(arguments.batch), "--threads", str(arguments.threads))
     peaks = {

@@ -9,13 +9,11 @@ step's floating-point operations over the rate of the machine's own products of 
 """
 
 import argparse
-import resource
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
+from measuring import peak_mebibytes, printed_by
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -138,14 +136,12 @@ def time_both(batch: int, rounds: int) -> None:
     print(f"ratio {totals['transformers'] / totals['hf_vit_suite']:.2f}, products at {rate / 1e9:.0f} GFLOP/s")
 
 
-def peak_memory(name: str, batch: int) -> None:
-    """Prints the peak memory, in MiB, of three steps beyond the interpreter with its imports."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def three_steps(name: str, batch: int) -> None:
+    """Makes a model and trains it, at last with the optimiser's state."""
     model = build(name)
     optimizer = adamw(model)
     for _ in range(3):
         train_step(model, optimizer, *batch_of(batch))
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def main() -> None:
@@ -158,14 +154,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        peak_memory(arguments.memory_of, arguments.batch)
+        print(peak_mebibytes(lambda: three_steps(arguments.memory_of, arguments.batch)))
         return
-    # Memory first: a new process counts what its parent holds as its own peak.
-    peaks = {}
-    for name in ("hf_vit_suite", "transformers"):
-        command = [sys.executable, __file__, "--memory_of", name, "--batch", str(arguments.batch)]
-        command += ["--threads", str(arguments.threads)]
-        peaks[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    options = ("--batch", str(arguments.batch), "--threads", str(arguments.threads))
+    peaks = {name: printed_by(__file__, "--memory_of", name, *options) for name in ("hf_vit_suite", "transformers")}
     time_both(arguments.batch, arguments.rounds)
     for name, peak in peaks.items():
         print(f"peak memory of {name}: {peak:.0f} MiB")

@@ -92,15 +92,21 @@ class DINORecipeArguments:
     )
 
 
-# What suits the data set that comes with the package; each value only where the user gives none.
+# What suits the data set that comes with the package; each value only where the user gives none. On few and small
+# images what DINOv2 adds learns in minutes, and a teacher that moves faster.
 DIGITS_DEFAULTS = {
-    "config_overrides": "image_size=32,patch_size=4,hidden_size=128,num_hidden_layers=4,num_attention_heads=4,"
-    "intermediate_size=512,head_hidden_size=256,head_bottleneck_size=64,num_prototypes=1024",
+    "config_overrides": "image_size=32,patch_size=8,hidden_size=128,num_hidden_layers=4,num_attention_heads=4,"
+    "intermediate_size=512,head_hidden_size=512,head_bottleneck_size=128,num_prototypes=1024,centering=sinkhorn_knopp,"
+    "koleo_weight=0.1,teacher_temperature=0.04",
     "horizontal_flip": 0.0,
     "local_crops": 4,
-    "num_train_epochs": 60.0,
-    "base_learning_rate": 2e-3,
-    "teacher_temperature_warmup_epochs": 10,
+    "local_image_size": 16,
+    "global_crop_scale": 0.5,
+    "local_crop_scale": 0.2,
+    "num_train_epochs": 50.0,
+    "base_learning_rate": 4e-3,
+    "teacher_momentum": 0.99,
+    "final_weight_decay": 0.04,
     "knn_steps": 200,
 }
 

@@ -35,7 +35,9 @@ class NeighbourAccuracy(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if state.global_step % self.knn_steps == 0:
+            should_log = control.should_log
             self.measure(state)
+            control.should_log = should_log  # logging takes the step's own line of the log as written
 
     def measure(self, state: TrainerState) -> None:
         """Adds `knn_accuracy` to the log."""

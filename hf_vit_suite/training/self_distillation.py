@@ -54,6 +54,11 @@ class DINOTrainingArguments(PretrainingArguments):
     )
 
     def __post_init__(self):
+        if self.fsdp or self.deepspeed:
+            raise ValueError(
+                "DINO averages whole weights, which --fsdp and --deepspeed split: leave them out, several processes "
+                "train with DistributedDataParallel"
+            )
         if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
             self.lr_scheduler_kwargs = {"min_lr": MIN_LEARNING_RATE}
         super().__post_init__()
@@ -70,6 +75,11 @@ class DINOTrainer(SuiteTrainer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
+        # torch's DataParallel copies the model each step, and its copies would forget what the centre has seen.
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"DINO needs one process a GPU, got one for {self.args.n_gpu}: start it by `accelerate launch`"
+            )
         self.noticed: dict[str, Tensor] = {}
         for callback in (PrototypeFreezing(self), WeightDecaySchedule(self), TeacherUpdate(self)):
             self.add_callback(callback)

@@ -84,31 +84,38 @@ def pretrain(run_command, pictures: Path, tmp_path: Path):
     return run
 
 
-def test_pretrained_folder_holds_everything_and_the_features_learn_the_classes(run_command, tmp_path: Path):
+def test_pretrained_folder_holds_everything_and_the_log_shows_every_step(run_command, tmp_path: Path):
     colours = make_colours(tmp_path / "colours")
     output = run_command(
         "pretrain", "dino", "--dataset", str(colours), "--output_dir", str(tmp_path / "dino"), *TINY,
-        "--num_train_epochs", "8", "--knn_steps", "40", "--teacher_momentum", "0.9", "--teacher_temperature", "0.04",
+        "--num_train_epochs", "2", "--knn_steps", "10",
     ).stdout  # fmt: skip
     folder = tmp_path / "dino"
     assert {path.name for path in folder.iterdir() if not path.name.startswith("checkpoint-")} == RESULTS
     log = training_log(folder)
     accuracies = [(entry["step"], entry["knn_accuracy"]) for entry in log if "knn_accuracy" in entry]
-    assert [step for step, _ in accuracies] == [0, 40, 80, 120]
-    assert accuracies[-1][1] >= 0.9
+    assert [step for step, _ in accuracies] == [0, 10, 20, 30]
     written = report(folder)
     assert written["images"]["train"] == 120
-    assert written["steps"] == 120
+    assert written["steps"] == 30
     assert written["metrics"]["knn_accuracy"] == accuracies[-1][1]
     last = ", ".join(f"{name} {value:.4f}" for name, value in written["metrics"].items())
-    assert f"{last} after 120 steps on 120 images" in output
+    assert f"{last} after 30 steps on 120 images" in output
     card = (folder / "README.md").read_text()
     assert f"knn accuracy {accuracies[-1][1]:.4f}" in card
     assert "![attention.png](attention.png)" in card
     entropies = [entry["teacher_entropy"] for entry in log if "teacher_entropy" in entry]
-    assert len(entropies) == 120
+    assert len(entropies) == 30
     assert all(0 < entropy <= math.log(64) for entropy in entropies)
-    assert log[-1]["train_loss"] < math.log(64)
+
+
+def test_features_of_digits_learn_their_classes_without_labels(run_command, tmp_path: Path):
+    """With the defaults of this data set, on real images; the same network untrained is the first accuracy."""
+    run_command("pretrain", "dino", "--output_dir", str(tmp_path / "dino"), "--max_steps", "80", "--knn_steps", "80",
+                "--warmup_steps", "16", "--lr_scheduler_type", "constant_with_warmup",
+                "--report_to", "none")  # fmt: skip
+    first, last = (entry["knn_accuracy"] for entry in training_log(tmp_path / "dino") if "knn_accuracy" in entry)
+    assert last >= first + 0.1
 
 
 def test_folder_opens_in_a_fresh_process_as_the_teachers_backbone(pretrain, run_python, tmp_path: Path):
@@ -346,6 +353,7 @@ def test_preset_that_is_named_is_not_made_small_for_the_digits():
         (("--preset", "mae_vit_base"), ("mae_vit_base is no suite_dino: choose dino_vits8, dino_vits16",)),
         (("--teacher_momentum", "1.5"), ("--teacher_momentum must be from 0 to 1, got 1.5",)),
         (("--initial_teacher_temperature", "0"), ("--initial_teacher_temperature must be above 0",)),
+        (("--fsdp", "full_shard"), ("DINO averages whole weights, which --fsdp and --deepspeed split",)),
         (("--centering", "mean"), ("centering must be one of center, sinkhorn_knopp, got 'mean'",)),
         (("--local_image_size", "10"), ("--local_image_size must be a multiple of patch_size 4, got 10",)),
         (("--local_crop_scale", "0.5"), ("local_crop_scale < global_crop_scale", "0.5 and 0.4")),
