@@ -27,7 +27,7 @@ from lightly.models.utils import update_momentum
 from measuring import median_milliseconds, peak_mebibytes, printed_by
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -233,7 +233,8 @@ def main() -> None:
     crops = crops_of(arguments.batch)
     ours, plain = (ways[name].loss(*crops).item() for name in WAYS[:2])
     assert abs(ours - plain) < 1e-5 * plain, (ours, plain)
-    table = Table("", *(f"{part} {unit}" for part in PARTS for unit in ("ms", "ratio", "MiB", "ratio")), box=SIMPLE)
+    columns = (f"{part}: {unit}" for part in PARTS for unit in ("ms", "ratio", "MiB", "ratio"))
+    table = Table(Column(no_wrap=True), *columns, box=SIMPLE)
     times = {
         part: median_milliseconds({name: run(way, arguments.batch) for name, way in ways.items()}, arguments.rounds)
         for part, run in PARTS.items()

@@ -21,7 +21,6 @@ from ..data import (
     decode_image,
     evaluation_transform,
     load_image_dataset,
-    load_unlabelled_images,
     multi_crop_transform,
 )
 from ..explain import attention_figure, class_token_attention
@@ -33,6 +32,8 @@ from .pretraining import (
     PretrainingModelArguments,
     UnlabelledDataArguments,
     build_pretraining_model,
+    defaults_of_digits,
+    load_pretraining_images,
     pretraining_report,
     save_pretrained_results,
 )
@@ -100,7 +101,6 @@ DIGITS_DEFAULTS = {
     "koleo_weight=0.1,teacher_temperature=0.04",
     "horizontal_flip": 0.0,
     "local_crops": 4,
-    "local_image_size": 16,
     "global_crop_scale": 0.5,
     "local_crop_scale": 0.2,
     "num_train_epochs": 50.0,
@@ -113,10 +113,7 @@ DIGITS_DEFAULTS = {
 
 def job_defaults(given: argparse.Namespace) -> dict:
     """Defaults that follow from the data; the command line wins over them."""
-    defaults = dict(DIGITS_DEFAULTS) if given.dataset == "digits" else {}
-    if given.model is not None or given.preset is not None:
-        defaults.pop("config_overrides", None)
-    return defaults
+    return defaults_of_digits(given, DIGITS_DEFAULTS)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -156,12 +153,7 @@ def pretrain_dino(
     resume_from = prepare_output_dir(training_arguments)
     set_seed(training_arguments.seed)
     with training_arguments.main_process_first(desc="loading data"):
-        data = load_unlabelled_images(
-            data_arguments.dataset,
-            image_column=data_arguments.image_column,
-            streaming=data_arguments.streaming,
-            strict_images=data_arguments.strict_images,
-        )
+        data = load_pretraining_images(data_arguments)
         labelled = labelled_images(data_arguments, recipe) if recipe.knn_steps else None
     model, processor = build_pretraining_model(
         model_arguments, SuiteDINOConfig, DEFAULT_PRESET, {"drop_path_rate": 0.1}

@@ -18,7 +18,6 @@ from ..data import (
     UnlabelledImages,
     apply_transform,
     evaluation_transform,
-    load_unlabelled_images,
     training_transform,
 )
 from ..explain import reconstruction_figure
@@ -30,6 +29,8 @@ from .pretraining import (
     PretrainingModelArguments,
     UnlabelledDataArguments,
     build_pretraining_model,
+    defaults_of_digits,
+    load_pretraining_images,
     pretraining_report,
     save_pretrained_results,
 )
@@ -89,10 +90,7 @@ DIGITS_DEFAULTS = {
 
 def job_defaults(given: argparse.Namespace) -> dict:
     """Defaults that follow from the data; the command line wins over them."""
-    defaults = dict(DIGITS_DEFAULTS) if given.dataset == "digits" else {}
-    if given.model is not None or given.preset is not None:
-        defaults.pop("config_overrides", None)
-    return defaults
+    return defaults_of_digits(given, DIGITS_DEFAULTS)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -131,12 +129,7 @@ def pretrain_mae(
     resume_from = prepare_output_dir(training_arguments)
     set_seed(training_arguments.seed)
     with training_arguments.main_process_first(desc="loading data"):
-        data = load_unlabelled_images(
-            data_arguments.dataset,
-            image_column=data_arguments.image_column,
-            streaming=data_arguments.streaming,
-            strict_images=data_arguments.strict_images,
-        )
+        data = load_pretraining_images(data_arguments)
     model, processor = build_pretraining_model(
         model_arguments, SuiteMAEConfig, DEFAULT_PRESET, {"norm_pix_loss": True}
     )

@@ -1,5 +1,6 @@
 """What the pretraining recipes share: their data's and Trainer's arguments, and what a finished run leaves."""
 
+import argparse
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import (
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from ..data import UnlabelledImages
+from ..data import UnlabelledImages, load_unlabelled_images
 from ..files import staged_folder
 from ..hub import PretrainedFacts, pretrained_card
 from ..models.configuration_trunk import TrunkConfig
@@ -86,6 +87,28 @@ class PretrainingArguments(SuiteTrainingArguments):
         super().__post_init__()
         if self.learning_rate is None:
             self.learning_rate = self.base_learning_rate * self.total_batch_size / REFERENCE_BATCH
+
+
+def defaults_of_digits(given: argparse.Namespace, defaults: dict) -> dict:
+    """A recipe's defaults for the digits where those are the data; those for the network only where none is named."""
+    if given.dataset != "digits":
+        return {}
+    named = given.model is not None or given.preset is not None
+    return {name: value for name, value in defaults.items() if not (named and name == "config_overrides")}
+
+
+def load_pretraining_images(arguments: UnlabelledDataArguments) -> UnlabelledImages:
+    """The images that the arguments name.
+
+    Raises:
+        ValueError: As `load_unlabelled_images`.
+    """
+    return load_unlabelled_images(
+        arguments.dataset,
+        image_column=arguments.image_column,
+        streaming=arguments.streaming,
+        strict_images=arguments.strict_images,
+    )
 
 
 def build_pretraining_model(
