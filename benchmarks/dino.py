@@ -15,7 +15,6 @@ weights), each way in a process of its own.
 """
 
 import argparse
-import copy
 import warnings
 from collections.abc import Callable
 
@@ -87,9 +86,9 @@ class Plain:
         prototypes = head.prototypes
         linear = nn.Linear(prototypes.direction.shape[1], len(prototypes.direction), bias=False)
         linear = nn.utils.parametrizations.weight_norm(linear)
-        linear.parametrizations.weight.original0 = copy.deepcopy(prototypes.gain)
-        linear.parametrizations.weight.original1 = copy.deepcopy(prototypes.direction)
-        return nn.Sequential(copy.deepcopy(head.layers), Normalise(), linear)
+        linear.parametrizations.weight.original0 = prototypes.gain
+        linear.parametrizations.weight.original1 = prototypes.direction
+        return nn.Sequential(head.layers, Normalise(), linear)
 
     def loss(self, whole: Tensor, local: Tensor) -> Tensor:
         student, teacher = self.backbones

@@ -111,7 +111,7 @@ class PatchEmbedding(nn.Module):
         return F.linear(patches, self.projection.weight.flatten(1), self.projection.bias)
 
 
-def round_to_multiple(size: int, multiple: int) -> int:
+def round_to_multiple(size: float, multiple: int) -> int:
     """The multiple nearest to `size`, at least one."""
     return max(1, round(size / multiple)) * multiple
 

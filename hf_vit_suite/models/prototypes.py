@@ -85,6 +85,12 @@ class Targets(NamedTuple):
         return self._replace(row_bias=self.row_bias - total)
 
 
+def unbiased_targets(features: Tensor, prototypes: Prototypes, temperature: float) -> Targets:
+    """The logits over the temperature, whose rows sum to 1 only once they are normalised."""
+    scale = prototypes.scale() / temperature
+    return Targets(features, prototypes.direction, scale, torch.zeros_like(scale), scale.new_zeros(len(features), 1))
+
+
 def softmax_targets(
     features: Tensor, prototypes: Prototypes, temperature: float, center: Tensor | None = None
 ) -> Targets:
@@ -96,9 +102,9 @@ def softmax_targets(
         temperature: Below the student's, which sharpens.
         center: `[prototypes]`; `None` is none.
     """
-    scale = prototypes.scale() / temperature
-    bias = torch.zeros_like(scale) if center is None else -center.to(scale.dtype) / temperature
-    targets = Targets(features, prototypes.direction, scale, bias, scale.new_zeros(len(features), 1))
+    targets = unbiased_targets(features, prototypes, temperature)
+    if center is not None:
+        targets = targets._replace(prototype_bias=-center.to(targets.scale.dtype) / temperature)
     return targets.normalised()
 
 
@@ -113,18 +119,22 @@ def sinkhorn_knopp_targets(features: Tensor, prototypes: Prototypes, temperature
         prototypes: The teacher's.
         temperature: Of the logits.
     """
-    targets = softmax_targets(features, prototypes, temperature)
-    targets = targets._replace(row_bias=torch.zeros_like(targets.row_bias))
+    targets = unbiased = unbiased_targets(features, prototypes, temperature)
     for _ in range(SINKHORN_ITERATIONS):
-        unbiased = targets._replace(prototype_bias=torch.zeros_like(targets.prototype_bias))
-        used = [unbiased.log_probabilities(chunk).logsumexp(dim=0) for chunk in chunks_of(len(targets.direction))]
-        targets = targets._replace(prototype_bias=-logsumexp_over_processes(torch.cat(used))).normalised()
+        by_row = unbiased._replace(row_bias=targets.row_bias)
+        used = [by_row.log_probabilities(chunk).logsumexp(dim=0) for chunk in chunks_of(len(by_row.direction))]
+        targets = by_row._replace(prototype_bias=-logsumexp_over_processes(torch.cat(used))).normalised()
     return targets
+
+
+def in_several_processes() -> bool:
+    """Whether other processes train with this one."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def logsumexp_over_processes(values: Tensor) -> Tensor:
     """Adds up in the logarithm what each process has."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not in_several_processes():
         return values
     gathered = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
     distributed.all_gather(gathered, values)
@@ -252,7 +262,7 @@ class Center(nn.Module):
         if self.seen is None:
             return
         seen, self.seen = self.seen, None
-        if distributed.is_available() and distributed.is_initialized():
+        if in_several_processes():
             distributed.all_reduce(seen)
         total, number = seen.tensor_split([-1])
         if number > 0:

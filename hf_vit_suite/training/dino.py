@@ -25,6 +25,7 @@ from ..data import (
 )
 from ..explain import attention_figure, class_token_attention
 from ..models.configuration_dino import SuiteDINOConfig
+from ..models.embedding import round_to_multiple
 from .checkpoints import prepare_output_dir, train
 from .command import parse
 from .monitoring import NeighbourAccuracy
@@ -35,6 +36,7 @@ from .pretraining import (
     defaults_of_digits,
     load_pretraining_images,
     pretraining_report,
+    pretraining_summary,
     save_pretrained_results,
 )
 from .results import check_reload
@@ -127,8 +129,7 @@ def run(arguments: Sequence[str]) -> None:
             job_defaults,
         )
     )
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in report["metrics"].items())
-    print(f"{metrics} after {report['steps']} steps on {report['images']['train']} images")
+    print(pretraining_summary(report))
 
 
 def pretrain_dino(
@@ -231,7 +232,7 @@ def local_side(recipe: DINORecipeArguments, config: SuiteDINOConfig) -> int:
     """Side of the local crops in pixels."""
     side = recipe.local_image_size
     if side is None:
-        return max(1, round(LOCAL_SIDE * min(config.image_height_width) / config.patch_size)) * config.patch_size
+        return round_to_multiple(LOCAL_SIDE * min(config.image_height_width), config.patch_size)
     if side < config.patch_size or side % config.patch_size:
         raise ValueError(f"--local_image_size must be a multiple of patch_size {config.patch_size}, got {side}")
     return side

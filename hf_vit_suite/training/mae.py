@@ -32,6 +32,7 @@ from .pretraining import (
     defaults_of_digits,
     load_pretraining_images,
     pretraining_report,
+    pretraining_summary,
     save_pretrained_results,
 )
 from .previews import ReconstructionPreview
@@ -104,7 +105,7 @@ def run(arguments: Sequence[str]) -> None:
             job_defaults,
         )
     )
-    print(f"loss {report['metrics']['loss']:.4f} after {report['steps']} steps on {report['images']['train']} images")
+    print(pretraining_summary(report))
 
 
 def pretrain_mae(

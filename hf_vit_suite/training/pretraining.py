@@ -180,6 +180,12 @@ def pretraining_report(trainer: SuiteTrainer, data: UnlabelledImages, seconds: f
     }
 
 
+def pretraining_summary(report: dict) -> str:
+    """What a command prints at its end."""
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in report["metrics"].items())
+    return f"{metrics} after {report['steps']} steps on {report['images']['train']} images"
+
+
 def save_pretrained_results(trainer: SuiteTrainer, report: dict, figures: dict[str, Figure], dataset: str) -> None:
     """Writes the model folder; its files appear together, once all of them are written.
 

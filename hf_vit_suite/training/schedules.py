@@ -10,6 +10,8 @@ def cosine_schedule(start: float, end: float, step: int, total_steps: int) -> fl
 
 def epoch_warm_up(start: float, end: float, epoch: int, epochs: int) -> float:
     """Equal steps from `start` in epoch 0 to `end` in the last of `epochs`, and `end` from then on."""
+    if epochs == 1 and epoch == 0:
+        return start
     if epoch >= epochs - 1:
-        return end if epochs != 1 or epoch else start
+        return end
     return start + (end - start) * epoch / (epochs - 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from datasets import IterableDataset
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils.generic import ModelOutput
 
@@ -134,9 +134,7 @@ class DINOTrainer(SuiteTrainer):
         """Clips each weight's gradient by itself; returns the norm of all before."""
         self.accelerator.unscale_gradients(self.optimizer)
         weights = [weight for weight in model.parameters() if weight.grad is not None]
-        norms = [get_total_norm([weight.grad]) for weight in weights]
-        for weight, norm in zip(weights, norms, strict=True):
-            clip_grads_with_norm_([weight], self.args.max_grad_norm, norm)
+        norms = [clip_grad_norm_([weight], self.args.max_grad_norm) for weight in weights]
         return torch.linalg.vector_norm(torch.stack(norms))
 
 
