@@ -9,6 +9,12 @@ from .registration import register_families
 from .version import __version__
 
 _EXPORTS = {
+    "SuiteCLIPConfig": "models.configuration_clip",
+    "SuiteCLIPModel": "models.modeling_clip",
+    "SuiteCLIPTextConfig": "models.configuration_clip",
+    "SuiteCLIPTextModelWithProjection": "models.modeling_clip",
+    "SuiteCLIPVisionConfig": "models.configuration_clip",
+    "SuiteCLIPVisionModelWithProjection": "models.modeling_clip",
     "SuiteDINOConfig": "models.configuration_dino",
     "SuiteDINOForPreTraining": "models.modeling_dino",
     "SuiteDINOModel": "models.modeling_dino",

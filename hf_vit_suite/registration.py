@@ -11,33 +11,54 @@ from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import NamedTuple
 
-# One line a family: the end of `configuration_*.py` and `modeling_*.py`, the config class, the image processor.
+
+class Family(NamedTuple):
+    """What the Auto classes are told of a configuration class.
+
+    Args:
+        module: The end of its `configuration_*.py` and `modeling_*.py`.
+        config: The configuration class.
+        image_processor: transformers' class that prepares its images.
+        tokenizer: transformers' class that prepares its texts.
+        processor: transformers' class that joins both.
+    """
+
+    module: str
+    config: str
+    image_processor: str | None = None
+    tokenizer: str | None = None
+    processor: str | None = None
+
+    @property
+    def config_class(self) -> type:
+        """The configuration class itself."""
+        return getattr(importlib.import_module(f"hf_vit_suite.models.configuration_{self.module}"), self.config)
+
+
 FAMILIES = (
-    ("vit", "SuiteViTConfig", "ViTImageProcessor"),
-    ("mae", "SuiteMAEConfig", "ViTImageProcessor"),
-    ("dino", "SuiteDINOConfig", "ViTImageProcessor"),
+    Family("vit", "SuiteViTConfig", "ViTImageProcessor"),
+    Family("mae", "SuiteMAEConfig", "ViTImageProcessor"),
+    Family("dino", "SuiteDINOConfig", "ViTImageProcessor"),
+    Family("clip", "SuiteCLIPConfig", "CLIPImageProcessor", "CLIPTokenizer", "CLIPProcessor"),
+    Family("clip", "SuiteCLIPVisionConfig", "CLIPImageProcessor"),
+    Family("clip", "SuiteCLIPTextConfig", tokenizer="CLIPTokenizer"),
 )
-
-
-def config_class(family: str, name: str) -> type:
-    """The family's configuration class."""
-    return getattr(importlib.import_module(f"hf_vit_suite.models.configuration_{family}"), name)
 
 
 def register_configs(auto: ModuleType) -> None:
     """Adds every family to AutoConfig."""
-    for family, config, _ in FAMILIES:
-        config = config_class(family, config)
-        auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+    for family in FAMILIES:
+        auto.AutoConfig.register(family.config_class.model_type, family.config_class, exist_ok=True)
 
 
 def register_models(auto: ModuleType) -> None:
     """Adds every family to the Auto classes that its modeling file names in `AUTO_CLASSES`."""
-    for family, config, _ in FAMILIES:
-        modeling = importlib.import_module(f"hf_vit_suite.models.modeling_{family}")
-        for auto_class, model in modeling.AUTO_CLASSES.items():
-            getattr(auto, auto_class).register(config_class(family, config), model, exist_ok=True)
+    for module in dict.fromkeys(family.module for family in FAMILIES):
+        modeling = importlib.import_module(f"hf_vit_suite.models.modeling_{module}")
+        for auto_class, model in modeling.AUTO_CLASSES:
+            getattr(auto, auto_class).register(model.config_class, model, exist_ok=True)
     open_folders(auto.AutoBackbone)
 
 
@@ -57,17 +78,36 @@ def open_folders(auto_backbone: type) -> None:
 
 
 def register_image_processors(auto: ModuleType) -> None:
-    """Adds every family to AutoImageProcessor."""
-    for family, config, processor in FAMILIES:
-        backends = {"torchvision": processor, "pil": f"{processor}Pil"}
-        classes = {backend: auto.get_image_processor_class_from_name(name) for backend, name in backends.items()}
-        auto.AutoImageProcessor.register(config_class(family, config), image_processor_classes=classes, exist_ok=True)
+    """Adds the families of images to AutoImageProcessor."""
+    for family in FAMILIES:
+        if name := family.image_processor:
+            backends = {"torchvision": name, "pil": f"{name}Pil"}
+            classes = {backend: auto.get_image_processor_class_from_name(name) for backend, name in backends.items()}
+            auto.AutoImageProcessor.register(family.config_class, image_processor_classes=classes, exist_ok=True)
+
+
+def register_tokenizers(auto: ModuleType) -> None:
+    """Adds the families of texts to AutoTokenizer."""
+    for family in FAMILIES:
+        if family.tokenizer:
+            tokenizer = auto.tokenizer_class_from_name(family.tokenizer)
+            auto.AutoTokenizer.register(family.config_class, tokenizer_class=tokenizer, exist_ok=True)
+
+
+def register_processors(auto: ModuleType) -> None:
+    """Adds the families of both to AutoProcessor."""
+    for family in FAMILIES:
+        if family.processor:
+            processor = auto.processor_class_from_name(family.processor)
+            auto.AutoProcessor.register(family.config_class, processor, exist_ok=True)
 
 
 REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": register_configs,
     "transformers.models.auto.modeling_auto": register_models,
     "transformers.models.auto.image_processing_auto": register_image_processors,
+    "transformers.models.auto.tokenization_auto": register_tokenizers,
+    "transformers.models.auto.processing_auto": register_processors,
 }
 
 
@@ -99,8 +139,10 @@ class RegisteringFinder(MetaPathFinder):
 
 def register_families() -> None:
     """Registers with Auto modules that are loaded already, and with the others once they are."""
-    for name, register in REGISTRATIONS.items():
-        if name in sys.modules:
-            register(sys.modules[name])
-    if not any(isinstance(finder, RegisteringFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, RegisteringFinder())
+    if any(isinstance(finder, RegisteringFinder) for finder in sys.meta_path):
+        return
+    loaded = [name for name in REGISTRATIONS if name in sys.modules]
+    # In place first: registering with one may load another.
+    sys.meta_path.insert(0, RegisteringFinder())
+    for name in loaded:
+        REGISTRATIONS[name](sys.modules[name])

@@ -8,6 +8,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hf_vit_suite import (
+    SuiteCLIPConfig,
+    SuiteCLIPTextConfig,
+    SuiteCLIPVisionConfig,
     SuiteDINOConfig,
     SuiteDINOForPreTraining,
     SuiteMAEConfig,
@@ -39,6 +42,20 @@ TINY_DINO = {
     "head_hidden_size": 48,
     "head_bottleneck_size": 16,
     "num_prototypes": 40,
+}
+
+TINY_CLIP_VISION = {**{name: value for name, value in TINY_VIT.items() if name != "num_labels"}, "projection_dim": 16}
+TINY_CLIP_TEXT = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 60,
+    "max_position_embeddings": 12,
+    "bos_token_id": 58,
+    "eos_token_id": 59,
+    "pad_token_id": 59,
+    "projection_dim": 16,
 }
 
 
@@ -84,6 +101,19 @@ def dino_encoder_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     return {"pixel_values": inputs["pixel_values"].view(-1, 3, 32, 32)}
 
 
+def text_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Two random texts of different length."""
+    input_ids = torch.randint(0, 58, (2, 9), generator=torch.Generator().manual_seed(0))
+    input_ids[:, 0], input_ids[0, 6:], input_ids[1, 8] = 58, 59, 59
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+
+def clip_inputs(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Two images and two texts."""
+    generator = torch.Generator().manual_seed(0)
+    return {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator), **text_inputs(model), "return_loss": True}
+
+
 @dataclass(frozen=True)
 class Family:
     """A tiny form of a family.
@@ -94,6 +124,7 @@ class Family:
         auto_classes: Names of the Auto classes that open its folder.
         inputs: Makes forward's arguments for a model, whichever of the family's classes it is of.
         encoder_inputs: What such a model then gives its encoder.
+        towers: How many encoders a model has; only one alone returns attentions and hidden states of its own.
         unused: Ends of the names of the parameters that a plain forward leaves without gradient, and no others.
     """
 
@@ -102,6 +133,7 @@ class Family:
     auto_classes: tuple[str, ...]
     inputs: Callable[[PreTrainedModel], dict[str, Tensor]] = image_inputs
     encoder_inputs: Callable[[PreTrainedModel], dict[str, Tensor]] = image_inputs
+    towers: int = 1
     unused: tuple[str, ...] = field(default=())
 
 
@@ -142,7 +174,31 @@ FAMILIES = [
         inputs=dino_inputs,
         encoder_inputs=dino_encoder_inputs,
     ),
+    Family(
+        "clip",
+        lambda: SuiteCLIPConfig(vision_config=TINY_CLIP_VISION, text_config=TINY_CLIP_TEXT),
+        ("AutoModel", "AutoModelForZeroShotImageClassification"),
+        inputs=clip_inputs,
+        towers=2,
+    ),
+    Family(
+        "clip-sigmoid",
+        lambda: SuiteCLIPConfig(vision_config=TINY_CLIP_VISION, text_config=TINY_CLIP_TEXT, loss_type="sigmoid"),
+        ("AutoModel", "AutoModelForZeroShotImageClassification"),
+        inputs=clip_inputs,
+        towers=2,
+    ),
+    Family("clip-image", lambda: SuiteCLIPVisionConfig(**TINY_CLIP_VISION), ("AutoModel",)),
+    Family(
+        "clip-text",
+        lambda: SuiteCLIPTextConfig(**TINY_CLIP_TEXT),
+        ("AutoModel",),
+        inputs=text_inputs,
+        encoder_inputs=text_inputs,
+    ),
 ]
+# Those whose outputs have the attentions of one encoder.
+WITH_ONE_TOWER = [family for family in FAMILIES if family.towers == 1]
 
-# The first form of each model_type, for what is slow and differs between families, not between their forms.
-REPRESENTATIVES = list({family.config().model_type: family for family in reversed(FAMILIES)}.values())
+# The first form of each family, for what is slow and differs between families, not between their forms.
+REPRESENTATIVES = list({type(family.config()).__module__: family for family in reversed(FAMILIES)}.values())

@@ -1,6 +1,5 @@
 """Configuration of DINO: self-distillation without labels."""
 
-from .configuration_trunk import TrunkConfig
 from .configuration_vit import SuiteViTConfig
 
 HEAD_SIZES = ("head_num_layers", "head_hidden_size", "head_bottleneck_size", "num_prototypes")
@@ -76,9 +75,7 @@ class SuiteDINOConfig(SuiteViTConfig):
         Args:
             **fields: Fields to set otherwise.
         """
-        names = [*TrunkConfig.__annotations__, *SuiteViTConfig.__annotations__]
-        of_backbone = {name: getattr(self, name) for name in names if not name.startswith("_")}
-        return SuiteViTConfig(**{**of_backbone, **fields})
+        return SuiteViTConfig(**{**self.vit_fields(), **fields})
 
 
 __all__ = ["SuiteDINOConfig"]

@@ -1,6 +1,6 @@
 """Configuration of the masked autoencoder."""
 
-from .configuration_trunk import TrunkConfig
+from .configuration_trunk import TRUNK_FIELDS, TrunkConfig
 from .configuration_vit import SuiteViTConfig
 
 DECODER_SIZES = (
@@ -48,6 +48,8 @@ class SuiteMAEConfig(TrunkConfig):
     num_register_tokens = 0
     num_prefix_tokens = 1
     use_mask_token = False
+    use_patch_bias = True
+    use_pre_norm = False
     position_embedding_type = "sincos"
     position_interpolation_antialias = False
     position_interpolation_offset = 0.0
@@ -84,7 +86,7 @@ class SuiteMAEConfig(TrunkConfig):
         Args:
             **fields: Fields to set otherwise.
         """
-        of_trunk = {name: getattr(self, name) for name in TrunkConfig.__annotations__}
+        of_trunk = {name: getattr(self, name) for name in TRUNK_FIELDS}
         return SuiteViTConfig(**{**of_trunk, "position_embedding_type": "sincos", **fields})
 
 

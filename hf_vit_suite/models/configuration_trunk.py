@@ -1,81 +1,18 @@
-"""The configuration fields that every family's image encoder has, and their checks."""
+"""The configuration fields of transformer blocks and of image encoders, and their checks."""
 
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
-POSITIVE = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "patch_size",
-    "num_channels",
-)
+BLOCK_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+IMAGE_SIZES = ("patch_size", "num_channels")
 SHARES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
 
 
-class TrunkConfig(PreTrainedConfig):
-    """Base of the families' configurations: the fields of patches and transformer blocks.
-
-    The defaults are ViT-B/16 at 224 pixels (Dosovitskiy et al. 2020, arXiv 2010.11929, table 1) with the
-    LayerNorm epsilon that the published weights were trained with.
-
-    Args:
-        hidden_size: Width D of every token.
-        num_hidden_layers: Number of transformer blocks.
-        num_attention_heads: Attention heads; must divide `hidden_size`.
-        intermediate_size: Width of the MLP's hidden layer.
-        hidden_act: Activation of the two-layer MLP, a name from `transformers.activations.ACT2FN`.
-        hidden_dropout_prob: Dropout after the embeddings, the attention projection and the MLP.
-        attention_probs_dropout_prob: Dropout of the attention weights.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first
-            (Huang et al. 2016, arXiv 1603.09382).
-        layer_norm_eps: Epsilon of every LayerNorm.
-        initializer_range: Standard deviation of the normal that starts tokens, and where the family says so weights.
-        qkv_bias: Whether the query, key and value projection has a bias.
-        image_size: Pixels for which the position table is made: one number, or (height, width).
-        patch_size: Side of the square patches in pixels.
-        num_channels: Channels of the input.
-
-    Raises:
-        ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
-    """
+class SuiteConfig(PreTrainedConfig):
+    """Base of every configuration of the suite."""
 
     # `register_for_auto_class` would import the Auto classes, whose registration imports these files.
     _auto_class = "AutoConfig"
-
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.0
-    attention_probs_dropout_prob: float = 0.0
-    drop_path_rate: float = 0.0
-    layer_norm_eps: float = 1e-6
-    initializer_range: float = 0.02
-    qkv_bias: bool = True
-    image_size: int | list[int] | tuple[int, int] = 224
-    patch_size: int = 16
-    num_channels: int = 3
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self._check_sizes()
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act must be an activation of transformers, got {self.hidden_act!r}")
-
-    @property
-    def image_height_width(self) -> tuple[int, int]:
-        """Image size as (height, width) in pixels."""
-        size = self.image_size
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-    @property
-    def grid_height_width(self) -> tuple[int, int]:
-        """Patches of the position table as (rows, columns)."""
-        height, width = self.image_height_width
-        return height // self.patch_size, width // self.patch_size
 
     @property
     def output_attentions(self) -> bool:
@@ -92,22 +29,6 @@ class TrunkConfig(PreTrainedConfig):
             if check.__name__ != "validate_output_attentions":
                 check(self)
 
-    def _check_sizes(self) -> None:
-        self._check_positive(POSITIVE)
-        self._check_multiple("hidden_size", "num_attention_heads")
-        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
-            raise ValueError(f"image_size must be a number or (height, width), got {self.image_size}")
-        height, width = self.image_height_width
-        if min(height, width) < self.patch_size or height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"image_size must be a multiple of patch_size {self.patch_size}, got {height} x {width} pixels"
-            )
-        for name in SHARES:
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if self.layer_norm_eps <= 0:
-            raise ValueError(f"layer_norm_eps must be above 0, got {self.layer_norm_eps}")
-
     def _check_positive(self, names: tuple[str, ...]) -> None:
         """Refuses values below 1."""
         for name in names:
@@ -122,4 +43,96 @@ class TrunkConfig(PreTrainedConfig):
             )
 
 
-__all__ = ["TrunkConfig"]
+class TransformerConfig(SuiteConfig):
+    """The fields of transformer blocks, whatever their tokens are.
+
+    Args:
+        hidden_size: Width D of every token.
+        num_hidden_layers: Number of transformer blocks.
+        num_attention_heads: Attention heads; must divide `hidden_size`.
+        intermediate_size: Width of the MLP's hidden layer.
+        hidden_act: Activation of the two-layer MLP, a name from `transformers.activations.ACT2FN`.
+        hidden_dropout_prob: Dropout after the embeddings, the attention projection and the MLP.
+        attention_probs_dropout_prob: Dropout of the attention weights.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first
+            (Huang et al. 2016, arXiv 1603.09382).
+        layer_norm_eps: Epsilon of every LayerNorm.
+        initializer_range: Standard deviation of the normal that starts tokens, and where the family says so weights.
+        qkv_bias: Whether the query, key and value projection has a bias.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
+    """
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    drop_path_rate: float = 0.0
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    qkv_bias: bool = True
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self._check_positive(BLOCK_SIZES)
+        self._check_multiple("hidden_size", "num_attention_heads")
+        for name in SHARES:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if self.layer_norm_eps <= 0:
+            raise ValueError(f"layer_norm_eps must be above 0, got {self.layer_norm_eps}")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act must be an activation of transformers, got {self.hidden_act!r}")
+
+
+class TrunkConfig(TransformerConfig):
+    """Base of the image families' configurations: the fields of patches beside those of the blocks.
+
+    The defaults are ViT-B/16 at 224 pixels (Dosovitskiy et al. 2020, arXiv 2010.11929, table 1) with the
+    LayerNorm epsilon that the published weights were trained with.
+
+    Args:
+        image_size: Pixels for which the position table is made: one number, or (height, width).
+        patch_size: Side of the square patches in pixels.
+        num_channels: Channels of the input.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
+    """
+
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int = 16
+    num_channels: int = 3
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self._check_positive(IMAGE_SIZES)
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
+            raise ValueError(f"image_size must be a number or (height, width), got {self.image_size}")
+        height, width = self.image_height_width
+        if min(height, width) < self.patch_size or height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"image_size must be a multiple of patch_size {self.patch_size}, got {height} x {width} pixels"
+            )
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """Image size as (height, width) in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    @property
+    def grid_height_width(self) -> tuple[int, int]:
+        """Patches of the position table as (rows, columns)."""
+        height, width = self.image_height_width
+        return height // self.patch_size, width // self.patch_size
+
+
+# Every field that the image families share.
+TRUNK_FIELDS = (*TransformerConfig.__annotations__, *TrunkConfig.__annotations__)
+
+__all__ = ["SuiteConfig", "TransformerConfig", "TrunkConfig"]

@@ -1,8 +1,8 @@
-"""Configuration of the plain vision transformer: ViT, DeiT and the DINO and DINOv2 backbones."""
+"""Configuration of the plain vision transformer: ViT, DeiT, the DINO and DINOv2 backbones, CLIP's image tower."""
 
 from transformers.backbone_utils import BackboneConfigMixin
 
-from .configuration_trunk import TrunkConfig
+from .configuration_trunk import TRUNK_FIELDS, TrunkConfig
 
 CHOICES = {
     "mlp_type": ("gelu", "swiglu"),
@@ -24,6 +24,8 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
         use_distillation_token: A second token and a second head, as in DeiT (arXiv 2012.12877, section 4).
         num_register_tokens: Extra tokens without position (Darcet et al. 2023, arXiv 2309.16588).
         use_mask_token: A learned token for masked patches, present in the published DINOv2 weights.
+        use_patch_bias: Whether the patch projection has a bias; CLIP's has none.
+        use_pre_norm: Whether a norm stands between embeddings and blocks, as in CLIP.
         pooling: `"cls"`, the normalised class token; `"mean"`, the mean of the patch tokens, then the norm.
         position_embedding_type: `"learned"`, or `"sincos"` for the fixed two-dimensional sine-cosine table.
         position_interpolation_antialias: Whether resizing the position table to another image size antialiases,
@@ -44,6 +46,8 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
     use_distillation_token: bool = False
     num_register_tokens: int = 0
     use_mask_token: bool = False
+    use_patch_bias: bool = True
+    use_pre_norm: bool = False
     pooling: str = "cls"
     position_embedding_type: str = "learned"
     position_interpolation_antialias: bool = False
@@ -63,6 +67,11 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
     def num_prefix_tokens(self) -> int:
         """Tokens in front of the patches: class, distillation, registers."""
         return 1 + int(self.use_distillation_token) + self.num_register_tokens
+
+    def vit_fields(self) -> dict:
+        """What makes a plain vision transformer like this one, without what a family adds."""
+        names = (*TRUNK_FIELDS, *SuiteViTConfig.__annotations__)
+        return {name: getattr(self, name) for name in names if not name.startswith("_")}
 
     def _check_choices(self) -> None:
         for name, allowed in CHOICES.items():

@@ -82,7 +82,13 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         self.num_channels = config.num_channels
-        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+        self.projection = nn.Conv2d(
+            config.num_channels,
+            config.hidden_size,
+            config.patch_size,
+            config.patch_size,
+            bias=config.use_patch_bias,
+        )
 
     def grid(self, pixel_values: Tensor) -> tuple[int, int]:
         """Rows and columns of patches in an image.

@@ -346,7 +346,7 @@ def check_crops(pixel_values: Tensor, local_pixel_values: Tensor | None) -> None
         raise ValueError("DINO needs two global crops of an image, or one and local crops, got one alone")
 
 
-AUTO_CLASSES = {"AutoModel": SuiteDINOModel, "AutoModelForPreTraining": SuiteDINOForPreTraining}
-join_auto_classes(SuiteDINOPreTrainedModel, AUTO_CLASSES)
+AUTO_CLASSES = (("AutoModel", SuiteDINOModel), ("AutoModelForPreTraining", SuiteDINOForPreTraining))
+join_auto_classes(AUTO_CLASSES)
 
 __all__ = ["SuiteDINOForPreTraining", "SuiteDINOForPreTrainingOutput", "SuiteDINOModel", "SuiteDINOPreTrainedModel"]

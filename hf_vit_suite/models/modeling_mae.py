@@ -302,7 +302,7 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
         return F.mse_loss(predicted.float(), target)
 
 
-AUTO_CLASSES = {"AutoModel": SuiteMAEModel, "AutoModelForPreTraining": SuiteMAEForPreTraining}
-join_auto_classes(SuiteMAEPreTrainedModel, AUTO_CLASSES)
+AUTO_CLASSES = (("AutoModel", SuiteMAEModel), ("AutoModelForPreTraining", SuiteMAEForPreTraining))
+join_auto_classes(AUTO_CLASSES)
 
 __all__ = ["SuiteMAEForPreTraining", "SuiteMAEForPreTrainingOutput", "SuiteMAEModel", "SuiteMAEPreTrainedModel"]

@@ -1,9 +1,9 @@
-"""The plain vision transformer: ViT, DeiT, and the DINO and DINOv2 backbones.
+"""The plain vision transformer: ViT, DeiT, the DINO and DINOv2 backbones, and CLIP's image tower.
 
 Shape flow (B batch, C channels, H W image, p patch side, N = prefix + H/p * W/p tokens, D width, K labels):
     pixels        [B, C, H, W]
     patches       [B, H/p * W/p, C * p * p] -> projected [B, H/p * W/p, D]
-    tokens        class, distillation, registers in front, positions added      [B, N, D]
+    tokens        class, distillation, registers in front, positions added, norm where configured   [B, N, D]
     encoder       num_hidden_layers pre-norm blocks                             [B, N, D]
     norm, pool    class token or mean of the patches                            [B, D]
     classifier    [B, K]; with a distillation token a second one, and the mean of both
@@ -85,6 +85,9 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
     def __init__(self, config: SuiteViTConfig):
         super().__init__(config)
         self.embeddings = Embeddings(config)
+        self.pre_norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.use_pre_norm else nn.Identity()
+        )
         self.encoder = Encoder(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
@@ -121,7 +124,7 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
             ValueError: If channels or sides don't suit the model, or a layer doesn't exist.
         """
         encoded = self.encoder(
-            self.embeddings(pixel_values, bool_masked_pos),
+            self.embed(pixel_values, bool_masked_pos),
             *self.wanted_outputs(output_attentions, output_hidden_states),
             attention_layers,
             num_output_tokens if self.config.pooling == "cls" else None,
@@ -133,6 +136,10 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+    def embed(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None) -> Tensor:
+        """`[batch, channels, height, width]` -> what the first block sees, `[batch, tokens, hidden]`."""
+        return self.pre_norm(self.embeddings(pixel_values, bool_masked_pos))
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The last block's `[batch, tokens, hidden]` -> tokens to return and the pooled `[batch, hidden]`."""
@@ -259,11 +266,11 @@ class SuiteViTBackbone(BackboneMixin, SuiteViTPreTrainedModel):
         )
 
 
-AUTO_CLASSES = {
-    "AutoModel": SuiteViTModel,
-    "AutoModelForImageClassification": SuiteViTForImageClassification,
-    "AutoBackbone": SuiteViTBackbone,
-}
-join_auto_classes(SuiteViTPreTrainedModel, AUTO_CLASSES)
+AUTO_CLASSES = (
+    ("AutoModel", SuiteViTModel),
+    ("AutoModelForImageClassification", SuiteViTForImageClassification),
+    ("AutoBackbone", SuiteViTBackbone),
+)
+join_auto_classes(AUTO_CLASSES)
 
 __all__ = ["SuiteViTBackbone", "SuiteViTForImageClassification", "SuiteViTModel", "SuiteViTPreTrainedModel"]

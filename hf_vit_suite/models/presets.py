@@ -2,6 +2,7 @@
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from .configuration_clip import SuiteCLIPConfig
 from .configuration_dino import SuiteDINOConfig
 from .configuration_mae import SuiteMAEConfig
 from .configuration_vit import SuiteViTConfig
@@ -104,12 +105,35 @@ def dino_presets() -> dict[str, dict]:
     }
 
 
+def clip_presets() -> dict[str, dict]:
+    """CLIP (2103.00020, table 20): image towers by size, patch and image; the text tower grows with them."""
+    presets = {}
+    for size, patch, image, ending in (
+        ("base", 32, 224, ""),
+        ("base", 16, 224, ""),
+        ("large", 14, 224, ""),
+        ("large", 14, 336, "_336"),
+    ):
+        projection, text_width, text_heads = (512, 512, 8) if size == "base" else (768, 768, 12)
+        presets[f"clip_vit_{size[0]}_{patch}{ending}"] = {
+            "vision_config": {**trunk_fields(size), "patch_size": patch, "image_size": image},
+            "text_config": {
+                "hidden_size": text_width,
+                "num_attention_heads": text_heads,
+                "intermediate_size": 4 * text_width,
+            },
+            "projection_dim": projection,
+        }
+    return presets
+
+
 PRESETS: dict[str, tuple[type[PreTrainedConfig], dict]] = {
     name: (config_class, fields)
     for config_class, presets in (
         (SuiteViTConfig, {**vit_presets(), **dinov2_presets()}),
         (SuiteMAEConfig, mae_presets()),
         (SuiteDINOConfig, dino_presets()),
+        (SuiteCLIPConfig, clip_presets()),
     )
     for name, fields in presets.items()
 }
@@ -125,7 +149,8 @@ def preset_config(name: str, **overrides) -> PreTrainedConfig:
 
     Args:
         name: One of `list_presets()`.
-        **overrides: Config fields to set otherwise, e.g. `num_labels=10, drop_path_rate=0.1`.
+        **overrides: Config fields to set otherwise, e.g. `num_labels=10, drop_path_rate=0.1`; of a tower the fields to
+            set otherwise in it, e.g. `vision_config={"patch_dropout": 0.5}`.
 
     Raises:
         ValueError: If there is no such preset, or no such field.
@@ -133,10 +158,20 @@ def preset_config(name: str, **overrides) -> PreTrainedConfig:
     if name not in PRESETS:
         raise ValueError(f"no preset is named {name!r}: `hf-vit-suite models` lists them, e.g. vit_small_patch16_224")
     config_class, fields = PRESETS[name]
+    return config_class(**changed_fields(config_class, fields, overrides))
+
+
+def changed_fields(config_class: type[PreTrainedConfig], fields: dict, overrides: dict) -> dict:
+    """A config's fields with some set otherwise, those of its parts one by one."""
     known = {*config_class.__dataclass_fields__, "num_labels", "out_features", "out_indices"}
     if unknown := sorted(set(overrides) - known):
         raise ValueError(f"{config_class.__name__} has no field {', '.join(unknown)}")
-    return config_class(**{**fields, **overrides})
+    parts = {
+        part: changed_fields(part_class, fields.get(part, {}), overrides[part])
+        for part, part_class in config_class.sub_configs.items()
+        if part in overrides
+    }
+    return {**fields, **overrides, **parts}
 
 
 __all__ = ["list_presets", "preset_config"]

@@ -36,17 +36,18 @@ class SuitePreTrainedModel(PreTrainedModel):
         return output_attentions, output_hidden_states
 
 
-def join_auto_classes(base: type[SuitePreTrainedModel], classes: dict[str, type[SuitePreTrainedModel]]) -> None:
+def join_auto_classes(classes: tuple[tuple[str, type[SuitePreTrainedModel]], ...]) -> None:
     """Makes a family's saved folders open through its Auto classes wherever they are copied.
 
     Args:
-        base: The family's base class.
-        classes: The family's classes by the names of transformers' Auto classes.
+        classes: Names of transformers' Auto classes and the models that they open, for each of the family's configs.
     """
-    # transformers alone would name only the class that was saved.
-    base._auto_map = {
-        auto_class: f"{model.__module__.rpartition('.')[2]}.{model.__name__}" for auto_class, model in classes.items()
-    }
-    for auto_class, model in classes.items():
+    for auto_class, model in classes:
+        # transformers alone would name only the class that was saved.
+        model._auto_map = {
+            name: f"{other.__module__.rpartition('.')[2]}.{other.__name__}"
+            for name, other in classes
+            if other.config_class is model.config_class
+        }
         # `register_for_auto_class` would import the Auto classes, whose registration imports these files.
         model._auto_class = auto_class

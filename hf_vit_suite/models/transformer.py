@@ -1,4 +1,4 @@
-"""The one trunk of every plain family: ViT, DeiT, MAE, DINO and DINOv2 here, CLIP to follow.
+"""The one trunk of every plain family: ViT, DeiT, MAE, DINO, DINOv2 and both towers of CLIP.
 
 Leaf to whole: attention, MLPs, LayerScale, DropPath, Block, Encoder. Each takes the config's fields alone, so that
 any config with transformers' names builds it.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -29,9 +30,10 @@ def eager_attention(
     """Attention that keeps its weights, with the signature of transformers' attention interface.
 
     Args:
-        module: The calling layer; its `training` flag decides on dropout.
+        module: The calling layer; its `training` flag decides on dropout, and where there is no mask its `is_causal`
+            on whether a token sees those after it.
         query: `[batch, heads, queries, d]`; `key` and `value` are `[batch, heads, tokens, d]`.
-        attention_mask: Added to the scores, broadcast to `[batch, heads, queries, tokens]`; `None` is no mask.
+        attention_mask: Added to the scores, broadcast to `[batch, heads, queries, tokens]`.
         scaling: Factor of the scores, usually d^-0.5.
         dropout: Dropout of the weights.
 
@@ -41,19 +43,30 @@ def eager_attention(
     scores = (query * scaling) @ key.transpose(2, 3)
     if attention_mask is not None:
         scores = scores + attention_mask
+    elif module.is_causal:
+        scores = scores + causal_mask(query, key)
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2), weights
 
 
+def causal_mask(query: Tensor, key: Tensor) -> Tensor:
+    """`[queries, tokens]`, added to scores: 0, and -inf where a query would see a token after it."""
+    return query.new_full((query.shape[2], key.shape[2]), float("-inf")).triu(1)
+
+
+def sees(batch: Tensor, head: Tensor, query: Tensor, token: Tensor) -> Tensor:
+    """Whether a query sees a token in causal attention, in the form that FlexAttention asks."""
+    return query >= token
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one matrix product for queries, keys and values."""
-
-    is_causal = False  # read by transformers' attention functions
 
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.is_causal = getattr(config, "is_causal", False)  # read by the attention functions
         self.num_heads = config.num_attention_heads
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
         self.attention_dropout = config.attention_probs_dropout_prob
@@ -76,15 +89,18 @@ class Attention(nn.Module):
         batch, tokens, hidden = hidden_states.shape
         qkv = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, hidden // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, N, 3, heads, d) -> 3 x (B, heads, N, d)
-        attend = eager_attention
+        query = query[:, :, :num_queries]
+        attend, mask = eager_attention, None
         if not output_attentions:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+            if self.is_causal and self.config._attn_implementation == "flex_attention":  # it does not read `is_causal`
+                mask = create_block_mask(sees, None, None, query.shape[2], tokens, query.device)
         attended, weights = attend(
             self,
-            query[:, :, :num_queries],
+            query,
             key,
             value,
-            None,
+            mask,
             scaling=self.scaling,
             dropout=self.attention_dropout if self.training else 0.0,
         )

@@ -49,6 +49,8 @@ def build_model(arguments: ModelArguments, label_names: list[str]) -> tuple[PreT
 def parse_overrides(text: str | None) -> dict:
     """`"num_hidden_layers=6,pooling=mean"` -> `{"num_hidden_layers": 6, "pooling": "mean"}`.
 
+    A dot leads into a part: `"vision_config.patch_size=8"` -> `{"vision_config": {"patch_size": 8}}`.
+
     Raises:
         ValueError: If a part has no `=`.
     """
@@ -58,10 +60,14 @@ def parse_overrides(text: str | None) -> dict:
         if part and not separator:
             raise ValueError(f"--config_overrides takes name=value pairs with commas between, got {part!r}")
         if part:
+            *parents, name = name.strip().split(".")
+            fields = overrides
+            for parent in parents:
+                fields = fields.setdefault(parent, {})
             try:
-                overrides[name.strip()] = json.loads(value)
+                fields[name] = json.loads(value)
             except json.JSONDecodeError:
-                overrides[name.strip()] = value.strip()
+                fields[name] = value.strip()
     return overrides
 
 
@@ -129,10 +135,26 @@ def from_pretrained_encoder(
     pooling = config.fine_tuning_pooling
     classifier_config = config.encoder_config(pooling=pooling, **label_fields(label_names), **fields)
     model = AutoModelForImageClassification.from_config(classifier_config)
-    encoder = open_pretrained(AutoModel, arguments.model)
-    for name in ("embeddings", "encoder") if pooling == "mean" else ("embeddings", "encoder", "norm"):
-        getattr(model.base_model, name).load_state_dict(getattr(encoder, name).state_dict())
+    take_over_encoder(model.base_model, open_pretrained(AutoModel, arguments.model), with_norm=pooling == "cls")
     return model
+
+
+def take_over_encoder(model: nn.Module, encoder: PreTrainedModel, with_norm: bool) -> None:
+    """Copies a pretrained encoder's weights into a plain vision transformer of the same configuration.
+
+    Args:
+        model: Takes the weights.
+        encoder: Any encoder of the suite, or a model with such an image tower.
+        with_norm: Whether the last norm is taken over too.
+    """
+    encoder = getattr(encoder, "vision_model", encoder)
+    parts = ["embeddings", "encoder"]
+    if encoder.config.use_pre_norm:
+        parts.append("pre_norm")
+    if with_norm:
+        parts.append("norm")
+    for part in parts:
+        getattr(model, part).load_state_dict(getattr(encoder, part).state_dict())
 
 
 def heads(model: nn.Module) -> dict[str, nn.Module]:

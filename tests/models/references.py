@@ -114,6 +114,63 @@ def from_transformers_mae(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return from_transformers_vit(state)
 
 
+def from_transformers_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """transformers' CLIPModel as ours."""
+    state = fuse(state, ("q_proj", "k_proj", "v_proj"), "qkv")
+    state = rename(
+        state,
+        [
+            (r"\.encoder\.layers\.", ".encoder.blocks."),
+            (r"\.self_attn\.", ".attention."),
+            (r"\.out_proj\.", ".proj."),
+            (r"\.layer_norm(\d)\.", r".norm\1."),
+            (r"\.pre_layrnorm\.", ".pre_norm."),
+            (r"\.(post_layernorm|final_layer_norm)\.", ".norm."),
+            (r"\.class_embedding$", ".cls_token"),
+            (r"\.patch_embedding\.", ".patch_embeddings.projection."),
+            (r"\.position_embedding\.weight", ".position_embeddings"),
+            (r"\.token_embedding\.", ".token_embeddings."),
+        ],
+    )
+    return with_vision_shapes(state)
+
+
+def from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """open_clip's CLIP as ours."""
+    state = rename(
+        state,
+        [
+            (r"^visual\.proj$", "visual_projection.weight"),
+            (r"^text_projection$", "text_projection.weight"),
+            (r"^visual\.transformer\.", "vision_model.encoder."),
+            (r"^transformer\.", "text_model.encoder."),
+            (r"\.resblocks\.", ".blocks."),
+            (r"\.ln_(\d)\.", r".norm\1."),
+            (r"\.attn\.in_proj_", ".attention.qkv."),
+            (r"\.attn\.out_proj\.", ".attention.proj."),
+            (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+            (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+            (r"^visual\.ln_pre\.", "vision_model.pre_norm."),
+            (r"^visual\.ln_post\.", "vision_model.norm."),
+            (r"^visual\.conv1\.", "vision_model.embeddings.patch_embeddings.projection."),
+            (r"^visual\.class_embedding", "vision_model.embeddings.cls_token"),
+            (r"^visual\.positional_embedding", "vision_model.embeddings.position_embeddings"),
+            (r"^token_embedding\.", "text_model.embeddings.token_embeddings."),
+            (r"^positional_embedding", "text_model.embeddings.position_embeddings"),
+            (r"^ln_final\.", "text_model.norm."),
+        ],
+    )
+    # x @ matrix there, the linear layer's x @ matrix.T here.
+    projections = {name: state[name].T for name in ("visual_projection.weight", "text_projection.weight")}
+    return with_vision_shapes(state | projections)
+
+
+def with_vision_shapes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CLIP's class token and image positions, `[hidden]` and `[tokens, hidden]` there, with our leading ones."""
+    token, positions = (f"vision_model.embeddings.{name}" for name in ("cls_token", "position_embeddings"))
+    return state | {token: state[token].view(1, 1, -1), positions: state[positions].unsqueeze(0)}
+
+
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     """Gradients by parameter name."""
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}

@@ -70,12 +70,13 @@ def test_every_field_survives_a_file(tmp_path):
         "use_distillation_token": True,
         "num_register_tokens": 3,
         "use_mask_token": True,
+        "use_patch_bias": False,
+        "use_pre_norm": True,
         "position_embedding_type": "sincos",
         "position_interpolation_antialias": True,
         "position_interpolation_offset": 0.1,
     }
-    annotations = {**vars(TrunkConfig)["__annotations__"], **vars(SuiteViTConfig)["__annotations__"]}
-    own = {name for name in annotations if not name.startswith("_")}
+    own = set(SuiteViTConfig().vit_fields())
     assert own == {*fields, "pooling"}  # which has a test of its own, as a distillation token excludes the mean
     config = SuiteViTConfig(**fields, out_features=["stage1", "stage3"], id2label={0: "cat", 1: "dog", 2: "owl"})
     config.save_pretrained(tmp_path)

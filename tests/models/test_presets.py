@@ -1,5 +1,6 @@
 """Presets have the published sizes."""
 
+import open_clip
 import pytest
 import timm
 import torch
@@ -25,6 +26,8 @@ PUBLISHED = {
     "mae_vit_base": 85_798_656,
     "mae_vit_large": 303_301_632,
     "mae_vit_huge": 630_764_800,
+    "clip_vit_b_32": 151_277_313,
+    "clip_vit_l_14": 427_616_513,
 }
 TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
@@ -32,10 +35,9 @@ TIMM_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 def parameters(name: str) -> int:
     """Parameters of a preset, counted without allocating them."""
     config = preset_config(name)
+    is_classifier = config.num_labels and not name.startswith("clip")
     with torch.device("meta"):
-        return (
-            (AutoModelForImageClassification if config.num_labels else AutoModel).from_config(config).num_parameters()
-        )
+        return (AutoModelForImageClassification if is_classifier else AutoModel).from_config(config).num_parameters()
 
 
 def timm_model(name: str, classes: int) -> torch.nn.Module:
@@ -54,7 +56,7 @@ def test_parameter_count_is_the_published_one(name: str, count: int):
     assert parameters(name) == count
 
 
-@pytest.mark.parametrize("name", [name for name in list_presets() if not name.startswith("mae")])
+@pytest.mark.parametrize("name", [name for name in list_presets() if not name.startswith(("mae", "clip"))])
 def test_parameter_count_and_what_it_does_not_show_equal_timm(name: str):
     config = preset_config(name)
     reference = timm_model(name, config.num_labels)
@@ -78,6 +80,30 @@ def test_masked_autoencoder_has_the_parameters_of_transformers(name: str):
     assert ours.num_parameters() == theirs.num_parameters()
     assert ours.vit.num_parameters() == theirs.vit.num_parameters()
     assert config.layer_norm_eps == 1e-6
+
+
+@pytest.mark.parametrize("name", [name for name in list_presets() if name.startswith("clip")])
+def test_clip_has_the_parameters_and_heads_of_open_clip(name: str):
+    config = preset_config(name)
+    _, _, size, patch, *image = name.split("_")
+    theirs = open_clip.create_model("-".join(["ViT", size.upper(), patch, *image, "quickgelu"]), device="meta")
+    assert parameters(name) == sum(weight.numel() for weight in theirs.parameters())
+    blocks = (theirs.visual.transformer.resblocks, theirs.transformer.resblocks)
+    for tower, reference in zip((config.vision_config, config.text_config), blocks, strict=True):
+        assert tower.num_hidden_layers == len(reference)
+        assert tower.num_attention_heads == reference[0].attn.num_heads
+        assert tower.layer_norm_eps == reference[0].ln_1.eps
+    assert config.vision_config.grid_height_width == theirs.visual.grid_size
+    assert config.text_config.max_position_embeddings == theirs.context_length
+
+
+def test_fields_of_a_tower_are_changed_one_by_one():
+    changed = preset_config("clip_vit_b_16", vision_config={"patch_dropout": 0.5})
+    plain = preset_config("clip_vit_b_16")
+    assert changed.vision_config.to_dict() == plain.vision_config.to_dict() | {"patch_dropout": 0.5}
+    assert changed.text_config.to_dict() == plain.text_config.to_dict()
+    with pytest.raises(ValueError, match="SuiteCLIPTextConfig has no field depth"):
+        preset_config("clip_vit_b_16", text_config={"depth": 3})
 
 
 @pytest.mark.parametrize("name", list_presets())

@@ -9,12 +9,14 @@ from hf_vit_suite import SuiteViTConfig, SuiteViTModel
 from hf_vit_suite.models.transformer import Block, DropPath, Encoder, eager_attention
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_eager_attention_equals_torchs_with_any_scale_and_mask(masked: bool):
+@pytest.mark.parametrize("kind", ["plain", "masked", "causal"])
+def test_eager_attention_equals_torchs_with_any_scale_and_mask(kind: str):
     query, key, value = torch.randn(3, 2, 4, 5, 8).unbind(0)
-    mask = torch.randn(2, 1, 5, 5) if masked else None
-    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3)
-    found, weights = eager_attention(torch.nn.Identity(), query, key, value, mask, scaling=0.3)
+    mask = torch.randn(2, 1, 5, 5) if kind == "masked" else None
+    layer = torch.nn.Identity()
+    layer.is_causal = kind == "causal"
+    expected = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3, is_causal=layer.is_causal)
+    found, weights = eager_attention(layer, query, key, value, mask, scaling=0.3)
     assert_equals_reference(found, expected.transpose(1, 2), tolerance=1e-6)
     assert_equals_reference((weights @ value), expected, tolerance=1e-6)
 

@@ -1,0 +1,154 @@
+"""Configurations of CLIP: the image tower, the text tower and both together."""
+
+from .configuration_trunk import SuiteConfig, TransformerConfig
+from .configuration_vit import SuiteViTConfig
+
+LOSS_TYPES = ("softmax", "sigmoid")
+
+
+class SuiteCLIPVisionConfig(SuiteViTConfig):
+    """Configuration of `SuiteCLIPVisionModelWithProjection` (Radford et al. 2021, arXiv 2103.00020).
+
+    The fields are `SuiteViTConfig`'s, so that any plain vision transformer can be the image tower. The defaults are
+    CLIP's ViT-B/32.
+
+    Args:
+        projection_dim: Width of the features that both towers are compared in.
+        patch_dropout: Share of the patches that a training step leaves out of each image, which makes it shorter
+            (Li et al. 2022, arXiv 2212.00794); 0 is none.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
+    """
+
+    model_type = "suite_clip_vision_model"
+    base_config_key = "vision_config"
+    # The class token is what CLIP trains.
+    fine_tuning_pooling = "cls"
+
+    patch_size: int = 32
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    use_patch_bias: bool = False
+    use_pre_norm: bool = True
+    projection_dim: int = 512
+    patch_dropout: float = 0.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self._check_positive(("projection_dim",))
+        if not 0 <= self.patch_dropout < 1:
+            raise ValueError(f"patch_dropout must be at least 0 and below 1, got {self.patch_dropout}")
+
+    def encoder_config(self, **fields) -> SuiteViTConfig:
+        """The image tower as a plain vision transformer, to go on with its weights.
+
+        Args:
+            **fields: Fields to set otherwise.
+        """
+        return SuiteViTConfig(**{**self.vit_fields(), **fields})
+
+
+class SuiteCLIPTextConfig(TransformerConfig):
+    """Configuration of `SuiteCLIPTextModelWithProjection` (Radford et al. 2021, arXiv 2103.00020, section 2.4).
+
+    The fields of the blocks are `TransformerConfig`'s. The defaults are CLIP's with a ViT-B.
+
+    Args:
+        vocab_size: Number of the tokenizer's tokens.
+        max_position_embeddings: Most tokens of a text, start and end included.
+        eos_token_id: The token that ends a text, at whose place its features are read.
+        bos_token_id: The token that starts a text.
+        pad_token_id: The token that fills a batch up, behind the end.
+        projection_dim: Width of the features that both towers are compared in.
+
+    Raises:
+        ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
+    """
+
+    model_type = "suite_clip_text_model"
+    base_config_key = "text_config"
+
+    hidden_size: int = 512
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+    bos_token_id: int | None = 49406
+    eos_token_id: int | None = 49407
+    pad_token_id: int | None = 49407
+    projection_dim: int = 512
+
+    # What the trunk reads beside its fields.
+    is_causal = True
+    mlp_type = "gelu"
+    layer_scale_init_value = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self._check_positive(("vocab_size", "max_position_embeddings", "projection_dim"))
+        if self.eos_token_id is None or not 0 <= self.eos_token_id < self.vocab_size:
+            raise ValueError(f"eos_token_id must be below vocab_size {self.vocab_size}, got {self.eos_token_id}")
+
+
+class SuiteCLIPConfig(SuiteConfig):
+    """Configuration of `SuiteCLIPModel` (Radford et al. 2021, arXiv 2103.00020). The defaults are ViT-B/32's.
+
+    Args:
+        vision_config: The image tower's fields, or its configuration.
+        text_config: The text tower's fields, or its configuration.
+        projection_dim: Width of the features that both towers are compared in; it wins over the towers' own.
+        loss_type: `"softmax"`, CLIP's cross-entropy over the batch, or `"sigmoid"`, SigLIP's loss of each pair by
+            itself with a learned bias (Zhai et al. 2023, arXiv 2303.15343).
+        logit_scale_init_value: Logarithm of the factor, the inverse temperature, that cosines are multiplied by;
+            default 1 / 0.07 for softmax and 10 for sigmoid, as in the papers.
+        logit_bias_init_value: What is added to the logits of the sigmoid loss at the start.
+
+    Raises:
+        ValueError: If a value is out of its range or the towers' projections differ; the message names the field.
+    """
+
+    model_type = "suite_clip"
+    sub_configs_defaults = {  # noqa: RUF012 (transformers declares it as a plain dict)
+        "vision_config": SuiteCLIPVisionConfig,
+        "text_config": SuiteCLIPTextConfig,
+    }
+    fine_tuning_pooling = SuiteCLIPVisionConfig.fine_tuning_pooling
+
+    vision_config: dict | SuiteCLIPVisionConfig | None = None
+    text_config: dict | SuiteCLIPTextConfig | None = None
+    projection_dim: int | None = None
+    loss_type: str = "softmax"
+    logit_scale_init_value: float | None = None
+    logit_bias_init_value: float = -10.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        towers = (self.vision_config, self.text_config)
+        if self.projection_dim is not None:
+            for tower in towers:
+                tower.projection_dim = self.projection_dim
+        if towers[0].projection_dim != towers[1].projection_dim:
+            raise ValueError(
+                f"projection_dim must be the same in both towers, got {towers[0].projection_dim} for images and "
+                f"{towers[1].projection_dim} for texts"
+            )
+        self.projection_dim = towers[0].projection_dim
+        self._check_positive(("projection_dim",))
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}, got {self.loss_type!r}")
+        if self.logit_scale_init_value is None:
+            self.logit_scale_init_value = 2.6592 if self.loss_type == "softmax" else 2.3026
+
+    def encoder_config(self, **fields) -> SuiteViTConfig:
+        """The image tower as a plain vision transformer, to go on with its weights.
+
+        Args:
+            **fields: Fields to set otherwise.
+        """
+        return self.vision_config.encoder_config(**fields)
+
+
+__all__ = ["SuiteCLIPConfig", "SuiteCLIPTextConfig", "SuiteCLIPVisionConfig"]

@@ -1,0 +1,364 @@
+"""CLIP (Radford et al. 2021, arXiv 2103.00020): an image tower and a text tower that agree on what belongs together.
+
+Shape flow (B images, T texts, n tokens of a text, N of an image, D and W widths, E projection):
+    pixels        [B, C, H, W] -> patches, class token, positions, norm         [B, N, D]
+    image tower   the trunk; the class token, normalised, projected             [B, E]
+    token ids     [T, n] -> embeddings, positions                               [T, n, W]
+    text tower    the trunk, causal; the end-of-text token, normalised, projected   [T, E]
+    similarities  both made of length 1, product, times exp(logit_scale)        [B, T]
+    loss          softmax over rows and columns, or a sigmoid of each pair      scalar
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput, can_return_tuple
+
+from .clip_towers import SuiteCLIPTextModel, SuiteCLIPVisionModel
+from .configuration_clip import SuiteCLIPConfig, SuiteCLIPTextConfig, SuiteCLIPVisionConfig
+from .contrastive import LOSSES, gathered_similarities, in_batch_accuracy, similarities
+from .pretrained import SuitePreTrainedModel, join_auto_classes
+
+# The largest factor of the cosines (section 2.5).
+LARGEST_SCALE = 100.0
+
+
+@dataclass
+class SuiteCLIPOutput(ModelOutput):
+    """What `SuiteCLIPModel` returns.
+
+    Args:
+        loss: Where `return_loss` asks for it, a scalar.
+        logits_per_image: `[images, texts]`. While training with a loss in several processes the texts are those of
+            all of them.
+        logits_per_text: `[texts, images]`.
+        text_embeds: `[texts, projection]`, of length 1.
+        image_embeds: `[images, projection]`, of length 1.
+        accuracy: Share of the images whose own text is the most similar of the batch; `None` unless `return_loss`.
+        text_model_output: The text tower's own output; `None` with `cached_batch_size`.
+        vision_model_output: The image tower's own output, whose `last_hidden_state` holds the class token alone unless
+            attentions or hidden states are asked for; `None` with `cached_batch_size`.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_embeds: Tensor | None = None
+    accuracy: Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple:
+        """The values that are there, the towers' outputs as tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+@dataclass
+class SuiteCLIPVisionOutput(ModelOutput):
+    """What `SuiteCLIPVisionModelWithProjection` returns.
+
+    Args:
+        image_embeds: `[images, projection]`, not normalised.
+        last_hidden_state: `[images, tokens, hidden]`, normalised by the last norm.
+        hidden_states: Every layer's tokens where asked for.
+        attentions: `[images, heads, tokens, tokens]` of the layers asked for.
+    """
+
+    image_embeds: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SuiteCLIPTextOutput(ModelOutput):
+    """What `SuiteCLIPTextModelWithProjection` returns.
+
+    Args:
+        text_embeds: `[texts, projection]`, not normalised.
+        last_hidden_state: `[texts, tokens, hidden]`, normalised by the last norm.
+        hidden_states: Every layer's tokens where asked for.
+        attentions: `[texts, heads, tokens, tokens]` of the layers asked for.
+    """
+
+    text_embeds: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class SuiteCLIPPreTrainedModel(SuitePreTrainedModel):
+    """Initialisation of the projections, which the towers' own follows."""
+
+    config_class = SuiteCLIPConfig
+    base_model_prefix = "clip"
+    input_modalities = ("image", "text")
+    _no_split_modules = ["Embeddings", "TextEmbeddings", "Block"]  # noqa: RUF012 (transformers declares it so)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, SuiteCLIPModel):
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, self.config.logit_bias_init_value)
+
+
+class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
+    """Both towers, their similarities and the loss."""
+
+    def __init__(self, config: SuiteCLIPConfig):
+        super().__init__(config)
+        self.vision_model = SuiteCLIPVisionModel._from_config(config.vision_config)
+        self.text_model = SuiteCLIPTextModel._from_config(config.text_config)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.logit_bias = (
+            nn.Parameter(torch.tensor(config.logit_bias_init_value)) if config.loss_type == "sigmoid" else None
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+        num_output_tokens: int | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encodes images.
+
+        Args:
+            pixel_values: `[images, channels, height, width]`, as in `SuiteViTModel`, likewise the others.
+
+        Returns:
+            The image tower's output with `pooler_output` projected, `[images, projection]`, not normalised.
+        """
+        outputs = self.vision_model(
+            pixel_values,
+            *self.wanted_outputs(output_attentions, output_hidden_states),
+            attention_layers=attention_layers,
+            num_output_tokens=num_output_tokens,
+            return_dict=True,
+        )
+        outputs.pooler_output = self.visual_projection(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """Encodes texts.
+
+        Args:
+            input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`, likewise the others.
+
+        Returns:
+            The text tower's output with `pooler_output` projected, `[texts, projection]`, not normalised.
+        """
+        outputs = self.text_model(
+            input_ids,
+            attention_mask,
+            *self.wanted_outputs(output_attentions, output_hidden_states),
+            attention_layers=attention_layers,
+            return_dict=True,
+        )
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None = None,
+        return_loss: bool = False,
+        cached_batch_size: int | None = None,
+        local_loss: bool = True,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+    ) -> SuiteCLIPOutput:
+        """Compares images with texts.
+
+        Args:
+            input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`.
+            pixel_values: `[images, channels, height, width]`, normalised; any size whose sides are multiples of the
+                patch size.
+            attention_mask: Taken as tokenizers give it, and not needed.
+            return_loss: Whether to return the loss, for which image i belongs to text i. In training it has the pairs
+                of every process.
+            cached_batch_size: Pairs whose activations are kept at a time: the features of the others are computed
+                again in the backward pass, so that loss and gradients are those of the whole batch in the memory of a
+                small one (Gao et al. 2021, arXiv 2101.06983). Default all.
+            local_loss: In several processes, whether each computes the rows of its own pairs or those of all; the
+                averaged gradients are the same.
+            output_attentions: Of both towers, as in `SuiteViTModel`, likewise `output_hidden_states` and
+                `attention_layers`; not with `cached_batch_size`.
+
+        Raises:
+            ValueError: If shapes don't suit, or `return_loss` is asked for and images and texts are not equally many.
+        """
+        if return_loss and len(input_ids) != len(pixel_values):
+            raise ValueError(f"the loss needs pairs, got {len(pixel_values)} images and {len(input_ids)} texts")
+        images = texts = None
+        if cached_batch_size is None:
+            wanted = (output_attentions, output_hidden_states, attention_layers)
+            images = self.get_image_features(pixel_values, *wanted, num_output_tokens=1, return_dict=True)
+            texts = self.get_text_features(input_ids, attention_mask, *wanted, return_dict=True)
+            features = images.pooler_output, texts.pooler_output
+        else:
+            features = (
+                cached(
+                    lambda part: self.get_image_features(part, num_output_tokens=1, return_dict=True),
+                    pixel_values,
+                    cached_batch_size,
+                ),
+                cached(lambda part: self.get_text_features(part, return_dict=True), input_ids, cached_batch_size),
+            )
+        image_embeds, text_embeds = (F.normalize(feature, dim=-1) for feature in features)
+        arguments = (image_embeds, text_embeds, self.logit_scale.exp(), self.logit_bias)
+        gathers = return_loss and self.training
+        pairs = gathered_similarities(*arguments, local_loss) if gathers else similarities(*arguments)
+        return SuiteCLIPOutput(
+            loss=LOSSES[self.config.loss_type](pairs) if return_loss else None,
+            logits_per_image=pairs.per_image,
+            logits_per_text=pairs.per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            accuracy=in_batch_accuracy(pairs) if return_loss else None,
+            text_model_output=texts,
+            vision_model_output=images,
+        )
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """Keeps the factor of the cosines at 100 or below, after an optimiser's step (section 2.5)."""
+        self.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
+
+
+def cached(tower: Callable[[Tensor], ModelOutput], inputs: Tensor, size: int) -> Tensor:
+    """A tower's pooled output `[rows, projection]`, whose activations exist for `size` rows at a time."""
+
+    def pooled(part: Tensor) -> Tensor:
+        return tower(part).pooler_output
+
+    return torch.cat([checkpoint(pooled, part, use_reentrant=False) for part in inputs.split(size)])
+
+
+class SuiteCLIPVisionModelWithProjection(SuiteCLIPPreTrainedModel):
+    """The image tower with its projection; opens from a folder of both towers too."""
+
+    config_class = SuiteCLIPVisionConfig
+    base_model_prefix = "vision_model"
+    input_modalities = ("image",)
+    _keys_to_ignore_on_load_unexpected = [r"^text_", r"^logit_"]  # noqa: RUF012
+
+    def __init__(self, config: SuiteCLIPVisionConfig):
+        super().__init__(config)
+        self.vision_model = SuiteCLIPVisionModel._from_config(config)
+        self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+    ) -> SuiteCLIPVisionOutput:
+        """Encodes images.
+
+        Args:
+            pixel_values: `[images, channels, height, width]`, as in `SuiteViTModel`, likewise the others.
+        """
+        outputs = self.vision_model(
+            pixel_values,
+            *self.wanted_outputs(output_attentions, output_hidden_states),
+            attention_layers=attention_layers,
+            return_dict=True,
+        )
+        return SuiteCLIPVisionOutput(
+            image_embeds=self.visual_projection(outputs.pooler_output),
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class SuiteCLIPTextModelWithProjection(SuiteCLIPPreTrainedModel):
+    """The text tower with its projection; opens from a folder of both towers too."""
+
+    config_class = SuiteCLIPTextConfig
+    base_model_prefix = "text_model"
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    _input_embed_layer = "token_embeddings"
+    _keys_to_ignore_on_load_unexpected = [r"^vis", r"^logit_"]  # noqa: RUF012
+
+    def __init__(self, config: SuiteCLIPTextConfig):
+        super().__init__(config)
+        self.text_model = SuiteCLIPTextModel._from_config(config)
+        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        attention_layers: Sequence[int] | None = None,
+    ) -> SuiteCLIPTextOutput:
+        """Encodes texts.
+
+        Args:
+            input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`, likewise the others.
+        """
+        outputs = self.text_model(
+            input_ids,
+            attention_mask,
+            *self.wanted_outputs(output_attentions, output_hidden_states),
+            attention_layers=attention_layers,
+            return_dict=True,
+        )
+        return SuiteCLIPTextOutput(
+            text_embeds=self.text_projection(outputs.pooler_output),
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+AUTO_CLASSES = (
+    ("AutoModel", SuiteCLIPModel),
+    ("AutoModelForZeroShotImageClassification", SuiteCLIPModel),
+    ("AutoModel", SuiteCLIPVisionModelWithProjection),
+    ("AutoModel", SuiteCLIPTextModelWithProjection),
+)
+join_auto_classes(AUTO_CLASSES)
+
+__all__ = [
+    "SuiteCLIPModel",
+    "SuiteCLIPOutput",
+    "SuiteCLIPTextModelWithProjection",
+    "SuiteCLIPVisionModelWithProjection",
+]
