@@ -1,4 +1,4 @@
-"""Images in: loading, tolerant decoding, augmentation, batches."""
+"""Images in, and their captions: loading, tolerant decoding, augmentation, tokens, batches."""
 
 from .augmentation import (
     AugmentedImages,
@@ -10,13 +10,25 @@ from .augmentation import (
     input_size,
     training_transform,
 )
+from .captions import (
+    CaptionCollator,
+    CaptionedImages,
+    CaptionedImageTransform,
+    captions_of_labels,
+    count_cut_captions,
+    load_captioned_images,
+)
 from .collation import ImageMixer, collate_images
 from .decoding import ImageDecodingError, decode_image
 from .loading import LabelledImages, UnlabelledImages, load_image_dataset, load_unlabelled_images, split_off
 from .multi_crop import MultiCropTransform, multi_crop_transform
+from .tokenization import train_tokenizer
 
 __all__ = [
     "AugmentedImages",
+    "CaptionCollator",
+    "CaptionedImageTransform",
+    "CaptionedImages",
     "ImageDecodingError",
     "ImageMixer",
     "ImageTransform",
@@ -26,13 +38,17 @@ __all__ = [
     "RowTransform",
     "UnlabelledImages",
     "apply_transform",
+    "captions_of_labels",
     "collate_images",
+    "count_cut_captions",
     "decode_image",
     "evaluation_transform",
     "input_size",
+    "load_captioned_images",
     "load_image_dataset",
     "load_unlabelled_images",
     "multi_crop_transform",
     "split_off",
+    "train_tokenizer",
     "training_transform",
 ]

@@ -128,7 +128,7 @@ def load_unlabelled_images(
         ValueError: If nothing is there, the column can't be found or no image is readable, or, with `strict_images`,
             one is not. FileNotFoundError where a path leads nowhere.
     """
-    loaded = standard_splits(open_source(source, streaming, needs_labels=False), source)
+    loaded = standard_splits(open_source(source, streaming, needs=None), source)
     column = find_column(loaded["train"], image_column, "image", datasets.Image, IMAGE_COLUMNS, source)
     rows = select_columns(loaded["train"], {"image": column})
     if streaming:

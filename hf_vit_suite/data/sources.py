@@ -4,6 +4,7 @@ import glob
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import datasets
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -21,15 +22,19 @@ SPLIT_OF_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF_NAME)})(?![a-z])")
 
 
+# Files of a folder of images that tell more about them, as `datasets` names them.
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
 def open_source(
-    source: str, streaming: bool = False, needs_labels: bool = True
+    source: str, streaming: bool = False, needs: Literal["labels", "captions"] | None = "labels"
 ) -> dict[str, Dataset | IterableDataset]:
     """The source's own splits, as `datasets` opens them.
 
     Args:
         source: As in `load_image_dataset`.
         streaming: Whether rows are read only when they are asked for.
-        needs_labels: Whether a folder's images must stand in class folders; else any folder of images will do.
+        needs: What a folder must have beside images: class folders for labels, metadata files for captions.
     """
     if source == "digits":
         return in_memory({"train": load_digits()}, streaming)
@@ -37,7 +42,7 @@ def open_source(
     if path.is_dir() and (splits := idx_splits(path)):
         return in_memory(splits, streaming)
     if path.is_dir():
-        builder, files = folder_files(path, needs_labels)
+        builder, files = folder_files(path, needs)
     elif path.is_file() or glob.has_magic(source):
         names = [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))
         builder = builder_of(names, source)
@@ -47,7 +52,7 @@ def open_source(
         raise FileNotFoundError(f"--dataset {source}: there is no such file or folder")
     else:
         return open_hub(source, streaming)
-    options = {"drop_labels": not needs_labels} if builder == "imagefolder" else {}
+    options = {"drop_labels": needs != "labels"} if builder == "imagefolder" else {}
     # datasets takes names for patterns: unescaped, `photo[1].png` would be left out.
     data_files = {split: [glob.escape(name) for name in names] for split, names in files.items()}
     return load(builder, f"--dataset {source}", data_files=data_files, streaming=streaming, **options)
@@ -83,10 +88,10 @@ def builder_of(files: list[str], source: str) -> str:
     )
 
 
-def folder_files(folder: Path, needs_labels: bool) -> tuple[str, dict[str, list[str]]]:
+def folder_files(folder: Path, needs: str | None) -> tuple[str, dict[str, list[str]]]:
     """Builder and files by split of a folder; only folders' names make splits, never file names."""
     for builder, suffix in (("parquet", ".parquet"), ("webdataset", ".tar")):
-        if names := sorted(str(path) for path in folder.rglob(f"*{suffix}")):
+        if names := sorted(str(path) for path in folder.rglob(f"*{suffix}") if path.name not in METADATA):
             return builder, by_split_name(folder, names)
     parts = {
         split: next((folder / name for name in names if (folder / name).is_dir()), None)
@@ -94,13 +99,30 @@ def folder_files(folder: Path, needs_labels: bool) -> tuple[str, dict[str, list[
     }
     if parts["train"] is None:
         parts = {"train": folder}
-    if not needs_labels:
+    if needs == "captions":
+        return "imagefolder", {split: described_images(folder, part) for split, part in parts.items() if part}
+    if needs is None:
         images = [str(file) for file in visible_images(parts["train"])]
         if not images:
             raise ValueError(f"--dataset {parts['train']}: there is no image in this folder or below")
         return "imagefolder", {"train": images}
     files = {split: image_files(part, split == "train") for split, part in parts.items() if part is not None}
     return "imagefolder", files
+
+
+def described_images(folder: Path, part: Path) -> list[str]:
+    """The image files of a split and the metadata files, its own or the whole folder's, that describe them."""
+    places = part.rglob("*") if part == folder else [*folder.iterdir(), *part.rglob("*")]
+    metadata = sorted(str(path) for path in places if path.name in METADATA)
+    images = [str(file) for file in visible_images(part)]
+    if not images:
+        raise ValueError(f"--dataset {part}: there is no image in this folder or below")
+    if not metadata:
+        raise ValueError(
+            f"--dataset {part}: no captions, expected a file {part}/metadata.csv (or .jsonl, .parquet) with the "
+            "columns file_name and text"
+        )
+    return images + metadata
 
 
 def by_split_name(folder: Path, files: list[str]) -> dict[str, list[str]]:
@@ -161,7 +183,7 @@ def find_column(
     data: Dataset | IterableDataset,
     name: str | None,
     kind: str,
-    feature_type: type,
+    feature_type: type | None,
     usual: tuple[str, ...],
     source: str,
 ) -> str:
@@ -170,7 +192,7 @@ def find_column(
     if name is not None and name in existing:
         return name
     features = data.features or {}
-    found = [column for column in existing if isinstance(features.get(column), feature_type)]
+    found = [column for column in existing if feature_type and isinstance(features.get(column), feature_type)]
     found += [column for column in usual if column in existing]
     if name is not None or not found:
         missing = f"no column {name!r}" if name is not None else f"no column that looks like the {kind}"

@@ -3,7 +3,6 @@
 import pytest
 
 from hf_vit_suite import SuiteViTConfig
-from hf_vit_suite.models.configuration_trunk import TrunkConfig
 
 
 @pytest.mark.parametrize(
