@@ -43,10 +43,10 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
-    """Draws what a model attends to, or what a masked autoencoder reconstructs."""
+    """Draws what a model attends to, what its match with a text rests on, or a masked autoencoder's reconstruction."""
     from .prediction import explain
 
-    explain(arguments.model, arguments.image, arguments.out, arguments.method)
+    explain(arguments.model, arguments.image, arguments.out, arguments.method, arguments.text)
     print(f"wrote {arguments.out}")
     return 0
 
@@ -75,6 +75,14 @@ def run_pretrain_dino(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_pretrain_clip(arguments: argparse.Namespace) -> int:
+    """Trains an image tower and a text tower on images with captions."""
+    from .training.clip import run
+
+    run(arguments.rest)
+    return 0
+
+
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Measures features or a classifier."""
     from .evaluation.command import run
@@ -84,7 +92,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 # Their own parsers read their arguments; the options of transformers take seconds to import.
-WITH_OWN_PARSER = (run_finetune, run_pretrain_mae, run_pretrain_dino, run_evaluate)
+WITH_OWN_PARSER = (run_finetune, run_pretrain_mae, run_pretrain_dino, run_pretrain_clip, run_evaluate)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,11 +109,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     add("finetune", run_finetune, "fine-tune an image classifier; --help lists its options", add_help=False)
 
-    pretrain = commands.add_parser("pretrain", help="pretrain an encoder without labels")
+    pretrain = commands.add_parser("pretrain", help="pretrain an encoder, without labels or on captions")
     methods = pretrain.add_subparsers(title="methods", required=True, metavar="METHOD")
     for name, run, help_text in (
         ("mae", run_pretrain_mae, "masked autoencoder"),
         ("dino", run_pretrain_dino, "self-distillation"),
+        ("clip", run_pretrain_clip, "images with captions"),
     ):
         method = methods.add_parser(name, help=f"{help_text}; --help lists its options", add_help=False)
         method.set_defaults(run=run)
@@ -126,6 +135,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("attention", "reconstruction"),
         default="attention",
         help="attention of the last layer (default), or what a masked autoencoder paints where it can't see",
+    )
+    explain.add_argument(
+        "--text", nargs="+", help="for CLIP, in place of a method: the patches that the match with each text rests on"
     )
     explain.add_argument("--out", required=True, type=Path, help="picture to write, e.g. attention.png")
 

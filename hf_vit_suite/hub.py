@@ -57,7 +57,33 @@ PRETRAINED_CARD = """---
 
 ## Use
 
-```python
+{usage}
+
+"""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pretrained model's card tells by its kind.
+
+    Args:
+        pipeline_tag: The Hub's name of its task.
+        tag: What sets it apart on the Hub.
+        how: How it was trained, in words.
+        usage: Code and commands, in which `{name}` is the model's name.
+    """
+
+    pipeline_tag: str
+    tag: str
+    how: str
+    usage: str
+
+
+ENCODER = Pretrained(
+    pipeline_tag="image-feature-extraction",
+    tag="self-supervised",
+    how="pretrained without labels",
+    usage="""```python
 from transformers import AutoModel
 
 encoder = AutoModel.from_pretrained("{name}", trust_remote_code=True)
@@ -67,9 +93,26 @@ features = encoder(pixel_values).pooler_output
 ```
 hf-vit-suite finetune --model {name} --dataset DATA
 hf-vit-suite evaluate linear {name} --dataset DATA
+```""",
+)
+
+TWO_TOWERS = Pretrained(
+    pipeline_tag="zero-shot-image-classification",
+    tag="clip",
+    how="trained to tell which captions belong to which images",
+    usage="""```python
+from transformers import pipeline
+
+classify = pipeline("zero-shot-image-classification", model="{name}", trust_remote_code=True)
+print(classify("picture.jpg", candidate_labels=["a cat", "a dog"]))
 ```
 
-"""
+```
+hf-vit-suite predict {name} picture.jpg --labels "a cat,a dog"
+hf-vit-suite evaluate zero-shot {name} --dataset DATA
+hf-vit-suite explain {name} picture.jpg --text "a cat" --out match.png
+```""",
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +202,7 @@ class PretrainedFacts:
         pictures: File names of pictures in the folder.
         command: Command line that made it.
         training: Sentences on the run: epochs, time, device.
+        kind: What the model is for.
     """
 
     name: str
@@ -170,14 +214,15 @@ class PretrainedFacts:
     pictures: list[str]
     command: str
     training: str
+    kind: Pretrained = ENCODER
 
 
 def pretrained_card(facts: PretrainedFacts) -> ModelCard:
     """A model card with metadata that the Hub reads."""
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag="image-feature-extraction",
-        tags=["image-feature-extraction", "self-supervised", "vision", "hf-vit-suite"],
+        pipeline_tag=facts.kind.pipeline_tag,
+        tags=[facts.kind.pipeline_tag, facts.kind.tag, "vision", "hf-vit-suite"],
         model_name=facts.name,
     )
     images = "" if facts.images is None else f" ({facts.images} images)"
@@ -186,9 +231,10 @@ def pretrained_card(facts: PretrainedFacts) -> ModelCard:
         (PRETRAINED_CARD + HOW_IT_WAS_MADE).format(
             metadata=metadata.to_yaml(),
             name=facts.name,
-            description=f"{facts.architecture}, pretrained without labels on `{facts.dataset}`{images}. "
+            description=f"{facts.architecture}, {facts.kind.how} on `{facts.dataset}`{images}. "
             f"Measured last: {measured}.",
             skipped=f"{facts.skipped} unreadable images were left out.\n\n" if facts.skipped else "",
+            usage=facts.kind.usage.format(name=facts.name),
             pictures="\n\n".join(f"![{name}]({name})" for name in ["curves.png", *facts.pictures]),
             command=facts.command,
             training=facts.training,

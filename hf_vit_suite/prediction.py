@@ -12,10 +12,17 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
+    AutoTokenizer,
 )
 
 from .data import ImageDecodingError, decode_image
-from .explain import attention_figure, class_token_attention, classifier_attention_figure, reconstruction_figure
+from .explain import (
+    attention_figure,
+    class_token_attention,
+    classifier_attention_figure,
+    match_figure,
+    reconstruction_figure,
+)
 from .files import staged_file
 from .models.configuration_mae import SuiteMAEConfig
 from .opening import is_pretrained_encoder, open_pretrained
@@ -59,7 +66,13 @@ def predict(model_name: str, paths: Sequence[str | os.PathLike], top_k: int = 5)
     return predictions, unreadable
 
 
-def explain(model_name: str, path: str | os.PathLike, out: str | os.PathLike, method: str = "attention") -> None:
+def explain(
+    model_name: str,
+    path: str | os.PathLike,
+    out: str | os.PathLike,
+    method: str = "attention",
+    texts: Sequence[str] | None = None,
+) -> None:
     """Writes a figure that explains a model on an image.
 
     Args:
@@ -68,13 +81,17 @@ def explain(model_name: str, path: str | os.PathLike, out: str | os.PathLike, me
         out: Picture to write; its suffix is the format (png, svg, pdf).
         method: `"attention"`, the last layer's, the mean over heads and each head; `"reconstruction"`, the image,
             its masked form and what a masked autoencoder makes of that.
+        texts: For a model of images and texts, in place of a method: what the match with each of them rests on.
 
     Raises:
         ValueError: If the model can't be explained so, or the image can't be read.
     """
     processor = open_pretrained(AutoImageProcessor, model_name)
     pixel_values = processor([decode_image(path)], return_tensors="pt").pixel_values
-    figure = FIGURES[method](model_name, pixel_values, processor)
+    if texts:
+        figure = explain_match(model_name, pixel_values, processor, texts)
+    else:
+        figure = FIGURES[method](model_name, pixel_values, processor)
     with staged_file(out) as staged:
         figure.savefig(staged, dpi=150)
 
@@ -83,6 +100,7 @@ def explain_attention(model_name: str, pixel_values: Tensor, processor) -> Figur
     """The last layer's attention of a classifier or an encoder, `pixel_values` `[1, channels, height, width]`."""
     if is_pretrained_encoder(open_pretrained(AutoConfig, model_name)):
         model = open_pretrained(AutoModel, model_name).eval()
+        model = getattr(model, "vision_model", model)  # of two towers the one of images
         return attention_figure(pixel_values, class_token_attention(model, pixel_values), processor, ["image"])
     model = open_pretrained(AutoModelForImageClassification, model_name).eval()
     return classifier_attention_figure(model, pixel_values, processor)
@@ -97,6 +115,18 @@ def explain_reconstruction(model_name: str, pixel_values: Tensor, processor) -> 
     rows, columns = model.vit.embeddings.patch_embeddings.grid(pixel_values)
     noise = torch.rand(1, rows * columns, generator=torch.Generator().manual_seed(0))
     return reconstruction_figure(model, pixel_values, noise, processor)
+
+
+def explain_match(model_name: str, pixel_values: Tensor, processor, texts: Sequence[str]) -> Figure:
+    """The patches that the match with each text rests on, for any CLIP of the suite or of transformers."""
+    # The weights of attention are what is explained; transformers' own models have them under this backend alone.
+    model = open_pretrained(AutoModel, model_name, attn_implementation="eager").eval()
+    if not hasattr(model, "get_text_features"):
+        raise ValueError(f"{model_name} compares no images with texts: it is a {model.config.model_type}")
+    tokenizer = open_pretrained(AutoTokenizer, model_name)
+    most_tokens = model.config.text_config.max_position_embeddings
+    tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=most_tokens, return_tensors="pt")
+    return match_figure(model, pixel_values, tokens.input_ids, texts, processor)
 
 
 FIGURES = {"attention": explain_attention, "reconstruction": explain_reconstruction}

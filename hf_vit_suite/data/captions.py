@@ -123,15 +123,25 @@ def drop_bare(rows: Dataset, undescribed: list[str], strict: bool, source: str) 
     return rows.select([number for number, count in enumerate(counts) if count]), names
 
 
-def captions_of_labels(data: LabelledImages, split: str, templates: Sequence[str]) -> CaptionedImages:
+def captions_of_labels(
+    data: LabelledImages, split: str, names: Sequence[str], templates: Sequence[str]
+) -> CaptionedImages:
     """Labelled images with their label's name in each template as captions.
 
     Args:
         data: Not streamed.
         split: `train`, `validation` or `test`.
+        names: The labels' names by number.
         templates: Captions in which `{}` stands for the name.
+
+    Raises:
+        ValueError: If there are not as many names as labels, or a template has no place for the name.
     """
-    captions = [[template.format(name) for template in templates] for name in data.label_names]
+    if len(names) != len(data.label_names):
+        raise ValueError(f"--labels names {len(names)} labels, the data has {len(data.label_names)}")
+    if bare := [template for template in templates if "{}" not in template]:
+        raise ValueError(f"a template needs {{}} where the label's name goes, got {bare[0]!r}")
+    captions = [[template.replace("{}", name) for template in templates] for name in names]
     rows = data.splits[split]
     texts = [captions[label] for label in rows["label"][:]]
     return CaptionedImages(rows.remove_columns("label").add_column("text", texts).cast(CAPTIONED), data.skipped)

@@ -28,13 +28,27 @@ def attention_figure(pixel_values: Tensor, maps: Tensor, image_processor, titles
     Returns:
         A matplotlib figure with a transparent background.
     """
-    images = displayable(pixel_values, image_processor)
-    maps = maps.float()
-    overlays = F.interpolate(
-        torch.cat((maps.mean(dim=1, keepdim=True), maps), dim=1), size=pixel_values.shape[-2:], mode="bilinear"
+    names = ["mean of heads"] + [f"head {head + 1}" for head in range(maps.shape[1])]
+    return overlay_figure(
+        pixel_values, torch.cat((maps.mean(dim=1, keepdim=True), maps), dim=1), image_processor, titles, names
     )
-    columns = ["mean of heads"] + [f"head {head + 1}" for head in range(maps.shape[1])]
-    width, height = len(columns) + 1, len(images)
+
+
+def overlay_figure(
+    pixel_values: Tensor, maps: Tensor, image_processor, titles: Sequence[str], names: Sequence[str]
+) -> Figure:
+    """One row an image: the image as the model sees it, then each of its maps over it.
+
+    Args:
+        pixel_values: `[batch, channels, height, width]`, normalised.
+        maps: `[batch, maps, rows, columns]`; each panel has its own colour range.
+        image_processor: The processor whose normalisation is undone.
+        titles: A title for each image.
+        names: A title for each column of maps.
+    """
+    images = displayable(pixel_values, image_processor)
+    overlays = F.interpolate(maps.float(), size=pixel_values.shape[-2:], mode="bilinear")
+    width, height = len(names) + 1, len(images)
     figure = Figure(figsize=(INCHES_A_PANEL * width, INCHES_A_PANEL * height + 0.3), layout="constrained")
     axes = figure.subplots(height, width, squeeze=False)
     for row, (image, image_overlays, title) in enumerate(zip(images, overlays, titles, strict=True)):
@@ -43,7 +57,7 @@ def attention_figure(pixel_values: Tensor, maps: Tensor, image_processor, titles
         for axis, overlay in zip(axes[row, 1:], image_overlays, strict=True):
             axis.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=1)
             axis.imshow(overlay.numpy(force=True), cmap="viridis", alpha=0.75)
-    for axis, name in zip(axes[0, 1:], columns, strict=True):
+    for axis, name in zip(axes[0, 1:], names, strict=True):
         axis.set_title(name, fontsize=8, color=TEXT_COLOUR)
     for axis in axes.flat:
         axis.set_axis_off()

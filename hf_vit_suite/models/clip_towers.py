@@ -47,7 +47,7 @@ class TextEmbeddings(nn.Module):
     def __init__(self, config: SuiteCLIPTextConfig):
         super().__init__()
         self.token_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Parameter(torch.zeros(config.max_position_embeddings, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, config.max_position_embeddings, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -56,10 +56,10 @@ class TextEmbeddings(nn.Module):
         Raises:
             ValueError: If a text has more tokens than there are positions.
         """
-        tokens, most = input_ids.shape[1], len(self.position_embeddings)
+        tokens, most = input_ids.shape[1], self.position_embeddings.shape[1]
         if tokens > most:
             raise ValueError(f"a text may have {most} tokens, got {tokens}: cut it by the tokenizer's truncation=True")
-        return self.dropout(self.token_embeddings(input_ids) + self.position_embeddings[:tokens])
+        return self.dropout(self.token_embeddings(input_ids) + self.position_embeddings[:, :tokens])
 
 
 class SuiteCLIPTextModel(SuitePreTrainedModel):

@@ -129,6 +129,11 @@ class SuiteTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Must stay False: images become pixel_values when they are read."}
     )
 
+    @property
+    def total_batch_size(self) -> int:
+        """Images a step: of all devices, processes and accumulated batches."""
+        return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
+
     def keep_token_out_of_files(self) -> None:
         """Moves the Hub's token to the environment: Trainer would save it with its arguments, and push it."""
         if self.hub_token is not None:

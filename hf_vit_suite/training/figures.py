@@ -11,6 +11,8 @@ PRETRAINING_CURVES = {
     "loss": "training loss",
     "knn_accuracy": "k-NN accuracy",
     "teacher_entropy": "teacher's entropy (nats)",
+    "in_batch_accuracy": "accuracy within the batch",
+    "temperature": "temperature",
     "center_divergence": "divergence from the centre (nats)",
 }
 

@@ -16,9 +16,9 @@ from transformers import (
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from ..data import UnlabelledImages, load_unlabelled_images
+from ..data import CaptionedImages, UnlabelledImages, load_unlabelled_images
 from ..files import staged_folder
-from ..hub import PretrainedFacts, pretrained_card
+from ..hub import ENCODER, Pretrained, PretrainedFacts, pretrained_card
 from ..models.configuration_trunk import TrunkConfig
 from ..models.presets import list_presets, preset_config
 from ..opening import open_pretrained
@@ -77,11 +77,6 @@ class PretrainingArguments(SuiteTrainingArguments):
     base_learning_rate: float = field(
         default=1.5e-4, metadata={"help": "Peak learning rate of a total batch of 256 images."}
     )
-
-    @property
-    def total_batch_size(self) -> int:
-        """Images a step: of all devices, processes and accumulated batches."""
-        return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
 
     def __post_init__(self):
         super().__post_init__()
@@ -163,7 +158,7 @@ def pretraining_checkpoint(
     return open_pretrained(AutoModelForPreTraining, arguments.model, config=config), processor
 
 
-def pretraining_report(trainer: SuiteTrainer, data: UnlabelledImages, seconds: float) -> dict:
+def pretraining_report(trainer: SuiteTrainer, data: UnlabelledImages | CaptionedImages, seconds: float) -> dict:
     """What metrics.json holds of a run; each metric is the last that was logged, or the mean loss where none was."""
     history = trainer.state.log_history
     metrics = {name: entry[name] for entry in history for name in PRETRAINING_CURVES if name in entry}
@@ -186,7 +181,9 @@ def pretraining_summary(report: dict) -> str:
     return f"{metrics} after {report['steps']} steps on {report['images']['train']} images"
 
 
-def save_pretrained_results(trainer: SuiteTrainer, report: dict, figures: dict[str, Figure], dataset: str) -> None:
+def save_pretrained_results(
+    trainer: SuiteTrainer, report: dict, figures: dict[str, Figure], dataset: str, kind: Pretrained = ENCODER
+) -> None:
     """Writes the model folder; its files appear together, once all of them are written.
 
     Args:
@@ -194,6 +191,7 @@ def save_pretrained_results(trainer: SuiteTrainer, report: dict, figures: dict[s
         report: What metrics.json holds.
         figures: Pictures by file name, to stand beside the curves.
         dataset: Name of the data.
+        kind: What the model is for.
     """
     with staged_folder(trainer.args.output_dir) as folder:
         trainer.model.save_pretrained(folder)
@@ -202,16 +200,19 @@ def save_pretrained_results(trainer: SuiteTrainer, report: dict, figures: dict[s
         pretraining_curves(trainer.state.log_history).savefig(folder / "curves.png", dpi=120)
         for name, figure in figures.items():
             figure.savefig(folder / name, dpi=120)
-        pretrained_card(card_facts(trainer, report, list(figures), dataset)).save(folder / "README.md")
+        pretrained_card(card_facts(trainer, report, list(figures), dataset, kind)).save(folder / "README.md")
 
 
-def card_facts(trainer: SuiteTrainer, report: dict, pictures: list[str], dataset: str) -> PretrainedFacts:
+def card_facts(
+    trainer: SuiteTrainer, report: dict, pictures: list[str], dataset: str, kind: Pretrained
+) -> PretrainedFacts:
     """The run's figures for the model card."""
     arguments = trainer.args
     millions = report["encoder_parameters"] / 1e6
+    has_more = report["encoder_parameters"] < report["parameters"]
     return PretrainedFacts(
         name=arguments.hub_model_id or Path(arguments.output_dir).name,
-        architecture=f"{type(trainer.model).__name__} (encoder of {millions:.3g} M parameters)",
+        architecture=f"{type(trainer.model).__name__} ({'encoder of ' * has_more}{millions:.3g} M parameters)",
         dataset=dataset,
         images=report["images"]["train"],
         skipped=len(report["skipped_images"]),
@@ -219,4 +220,5 @@ def card_facts(trainer: SuiteTrainer, report: dict, pictures: list[str], dataset
         pictures=pictures,
         command=command_line(),
         training=training_sentence(trainer, report, arguments.total_batch_size),
+        kind=kind,
     )

@@ -75,12 +75,7 @@ class DINOTrainer(SuiteTrainer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        # torch's DataParallel copies the model each step, and its copies would forget what the centre has seen.
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"DINO needs one process a GPU, got one for {self.args.n_gpu}: start it by `accelerate launch`"
-            )
-        self.noticed: dict[str, Tensor] = {}
+        self.refuse_data_parallel()
         for callback in (PrototypeFreezing(self), WeightDecaySchedule(self), TeacherUpdate(self)):
             self.add_callback(callback)
 
@@ -113,21 +108,17 @@ class DINOTrainer(SuiteTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, ModelOutput]:
         """The model's loss, at this epoch's temperature."""
-        is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
         temperature = self.teacher_temperature
-        outputs = model(**inputs, teacher_temperature=temperature, output_statistics=is_logged)
-        if is_logged:
+        outputs = model(**inputs, teacher_temperature=temperature, output_statistics=self.is_logged)
+        if self.is_logged:
             self.noticed = {name: outputs[name].detach() for name in LOGGED if outputs.get(name) is not None}
             self.noticed["teacher_temperature"] = outputs.loss.new_tensor(temperature)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the parts of the last step's loss and its statistics, mean over the processes, and the schedules."""
-        if "loss" in logs and self.noticed:
-            values = self.accelerator.reduce(torch.stack([value.float() for value in self.noticed.values()]), "mean")
-            logs |= dict(zip(self.noticed, values.tolist(), strict=True))
+        """Adds the weight decay to the parts of the last step's loss and its statistics."""
+        if "loss" in logs:
             logs["weight_decay"] = self.optimizer.param_groups[0]["weight_decay"]
-            self.noticed = {}
         super().log(logs, start_time)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:

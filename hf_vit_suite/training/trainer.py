@@ -48,7 +48,32 @@ class SuiteTrainer(Trainer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
+        self.noticed: dict[str, Tensor] = {}
         self.add_callback(AugmentationEpoch())
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether the step that is being taken ends with a line of the log."""
+        return (self.state.global_step + 1) % self.state.logging_steps == 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what a recipe has put into `noticed` in the last step, scalars, as means over the processes."""
+        if "loss" in logs and self.noticed:
+            values = self.accelerator.reduce(torch.stack([value.float() for value in self.noticed.values()]), "mean")
+            logs |= dict(zip(self.noticed, values.tolist(), strict=True))
+            self.noticed = {}
+        super().log(logs, start_time)
+
+    def refuse_data_parallel(self) -> None:
+        """Refuses torch's DataParallel, whose copies of the model see a part of the batch each and then vanish.
+
+        Raises:
+            ValueError: If one process has several GPUs.
+        """
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"this method needs one process a GPU, got one for {self.args.n_gpu}: start it by `accelerate launch`"
+            )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return sorted(decayed_parameter_names(model))

@@ -132,7 +132,7 @@ def from_transformers_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
             (r"\.token_embedding\.", ".token_embeddings."),
         ],
     )
-    return with_vision_shapes(state)
+    return with_leading_ones(state)
 
 
 def from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -162,13 +162,14 @@ def from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     )
     # x @ matrix there, the linear layer's x @ matrix.T here.
     projections = {name: state[name].T for name in ("visual_projection.weight", "text_projection.weight")}
-    return with_vision_shapes(state | projections)
+    return with_leading_ones(state | projections)
 
 
-def with_vision_shapes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """CLIP's class token and image positions, `[hidden]` and `[tokens, hidden]` there, with our leading ones."""
-    token, positions = (f"vision_model.embeddings.{name}" for name in ("cls_token", "position_embeddings"))
-    return state | {token: state[token].view(1, 1, -1), positions: state[positions].unsqueeze(0)}
+def with_leading_ones(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CLIP's class token and positions, `[hidden]` and `[tokens, hidden]` there, with our leading ones."""
+    token = "vision_model.embeddings.cls_token"
+    tables = [f"{tower}.embeddings.position_embeddings" for tower in ("vision_model", "text_model")]
+    return state | {token: state[token].view(1, 1, -1)} | {table: state[table].unsqueeze(0) for table in tables}
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
