@@ -100,7 +100,7 @@ def folder_files(folder: Path, needs: str | None) -> tuple[str, dict[str, list[s
     if parts["train"] is None:
         parts = {"train": folder}
     if needs == "captions":
-        return "imagefolder", {split: described_images(folder, part) for split, part in parts.items() if part}
+        return "imagefolder", {split: described_images(part) for split, part in parts.items() if part}
     if needs is None:
         images = [str(file) for file in visible_images(parts["train"])]
         if not images:
@@ -110,10 +110,9 @@ def folder_files(folder: Path, needs: str | None) -> tuple[str, dict[str, list[s
     return "imagefolder", files
 
 
-def described_images(folder: Path, part: Path) -> list[str]:
-    """The image files of a split and the metadata files, its own or the whole folder's, that describe them."""
-    places = part.rglob("*") if part == folder else [*folder.iterdir(), *part.rglob("*")]
-    metadata = sorted(str(path) for path in places if path.name in METADATA)
+def described_images(part: Path) -> list[str]:
+    """The image files of a split and the metadata files that describe them."""
+    metadata = sorted(str(path) for path in part.rglob("*") if path.name in METADATA)
     images = [str(file) for file in visible_images(part)]
     if not images:
         raise ValueError(f"--dataset {part}: there is no image in this folder or below")
