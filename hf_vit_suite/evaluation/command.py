@@ -10,47 +10,73 @@ from typing import TYPE_CHECKING
 from ..argument_types import positive
 
 if TYPE_CHECKING:  # imported where it is used, so that --help is quick
+    from datasets import Dataset
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from ..data import LabelledImages
     from .features import Features
 
 POOLING_HELP = "default: what the model pools itself, else its class token; cls; or mean of the patches"
 LABEL_FRACTION_HELP = "share of each class's training images that are used; 0.01 is the usual test with few labels"
+TEMPLATES_HELP = (
+    "prompts in which {} is the label's name, whose features are averaged (default 'a photo of a {}.'), or imagenet "
+    "for the CLIP paper's 80"
+)
+LABELS_HELP = "names of the labels in the order of their numbers, with commas between; default the data's own"
 SEED_HELP = "draws missing splits (default 42, finetune's: its test images stay unseen) and random weights"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every way to evaluate."""
-    parser = argparse.ArgumentParser(prog="hf-vit-suite evaluate", description="Measures features or a classifier.")
+    parser = argparse.ArgumentParser(
+        prog="hf-vit-suite evaluate", description="Measures features, a classifier or a CLIP."
+    )
     ways = parser.add_subparsers(title="ways", required=True, metavar="WAY")
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         way = ways.add_parser(name, help=text, description=run.__doc__)
         way.set_defaults(run=run, output_dir=Path(f"outputs/evaluate-{name}"))
         way.add_argument("model", help="folder or Hub name of an image model, the suite's or transformers'")
-        way.add_argument("--dataset", default="digits", help="images with labels, as for finetune (default digits)")
         way.add_argument("--image_column", help="column of the images; default found by type")
-        way.add_argument("--label_column", help="column of the labels; default found by type")
-        way.add_argument("--validation_fraction", type=float, default=0.1, help="share split off where there is none")
-        way.add_argument("--test_fraction", type=float, default=0.1, help="share split off where there is none")
         way.add_argument("--strict_images", action="store_true", help="stop at unreadable images, don't skip them")
-        way.add_argument("--seed", type=int, default=42, help=SEED_HELP)
         way.add_argument("--batch_size", type=positive, default=64, help="images at a time (default 64)")
         way.add_argument("--bf16", action="store_true", help="compute in bfloat16")
         way.add_argument("--output_dir", type=Path, help=f"where results go (default outputs/evaluate-{name})")
+        return way
+
+    def add_labelled(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        way = add(name, run, text)
+        way.add_argument("--dataset", default="digits", help="images with labels, as for finetune (default digits)")
+        way.add_argument("--label_column", help="column of the labels; default found by type")
+        way.add_argument("--validation_fraction", type=float, default=0.1, help="share split off where there is none")
+        way.add_argument("--test_fraction", type=float, default=0.1, help="share split off where there is none")
+        way.add_argument("--seed", type=int, default=42, help=SEED_HELP)
+        return way
+
+    def add_whole(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        way = add_labelled(name, run, text)
+        way.add_argument(
+            "--split", choices=("test", "validation", "train", "all"), default="test", help="default test"
+        )
         return way
 
     for name, run, text in (
         ("knn", run_knn, "weighted nearest neighbours of frozen features"),
         ("linear", run_linear, "a linear classifier on frozen features"),
     ):
-        way = add(name, run, text)
+        way = add_labelled(name, run, text)
         way.add_argument("--pooling", choices=("default", "cls", "mean"), default="default", help=POOLING_HELP)
         way.add_argument("--random_weights", action="store_true", help="measure the architecture untrained")
         way.add_argument("--label_fraction", type=float, default=1.0, help=LABEL_FRACTION_HELP)
-    way = add("classification", run_classification, "a classifier's accuracy, calibration and errors")
-    way.add_argument("--split", choices=("test", "validation", "train", "all"), default="test", help="default test")
+    add_whole("classification", run_classification, "a classifier's accuracy, calibration and errors")
+    way = add_whole("zero-shot", run_zero_shot, "labels that a model of images and texts finds by their names")
+    way.add_argument("--labels", help=LABELS_HELP)
+    way.add_argument("--templates", nargs="+", default=["a photo of a {}."], help=TEMPLATES_HELP)
+    way = add("retrieval", run_retrieval, "captions found by images, and images by captions")
+    way.add_argument("--dataset", required=True, help="images with captions, as for pretrain clip")
+    way.add_argument("--text_column", help="column of the captions; default found by its name")
+    way.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default test")
     return parser
 
 
@@ -136,21 +162,16 @@ def run_linear(arguments: argparse.Namespace) -> None:
 
 def run_classification(arguments: argparse.Namespace) -> None:
     """Measures a classifier: accuracy, each class, calibration, confusion matrix."""
-    from datasets import concatenate_datasets
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from ..opening import open_pretrained
-    from ..training.figures import confusion_figure
     from .classification import classification_report, model_labels
     from .features import best_device, run_over_images
-    from .figures import reliability_figure
 
     model = open_pretrained(AutoModelForImageClassification, arguments.model).eval().to(best_device())
     processor = open_pretrained(AutoImageProcessor, arguments.model)
     data = load_data(arguments)
-    split = (
-        concatenate_datasets(list(data.splits.values())) if arguments.split == "all" else data.splits[arguments.split]
-    )
+    split = chosen_split(arguments, data)
     labels = model_labels(model.config, data.label_names, split["label"][:])
     started = time.perf_counter()
     logits, _ = run_over_images(
@@ -165,33 +186,116 @@ def run_classification(arguments: argparse.Namespace) -> None:
     seconds = time.perf_counter() - started
     report = classification_report(logits, labels, model.config.id2label)
     names = [model.config.id2label[number] for number in range(logits.shape[1])]
-    figures = {
-        "confusion_matrix.png": confusion_figure(labels.numpy(), logits.argmax(dim=-1).numpy(), names),
-        "reliability.png": reliability_figure(report),
-    }
+    figures = label_figures(labels, logits, names, report)
     save(arguments, data, {"metrics": report, "split": arguments.split, "seconds_of_logits": seconds}, figures)
     accuracy, error = report["accuracy"], report["calibration_error"]
     print(f"accuracy {accuracy:.4f}, calibration error {error:.4f} on {len(labels)} images")
 
 
+def chosen_split(arguments: argparse.Namespace, data: "LabelledImages") -> "Dataset":
+    """The images of `--split`."""
+    from datasets import concatenate_datasets
+
+    if arguments.split == "all":
+        return concatenate_datasets(list(data.splits.values()))
+    return data.splits[arguments.split]
+
+
+def label_figures(labels: "Tensor", logits: "Tensor", names: list[str], report: dict) -> dict[str, "Figure"]:
+    """Pictures of predictions `[images, labels]`, by file name."""
+    from ..training.figures import confusion_figure
+    from .figures import reliability_figure
+
+    return {
+        "confusion_matrix.png": confusion_figure(labels.numpy(), logits.argmax(dim=-1).numpy(), names),
+        "reliability.png": reliability_figure(report),
+    }
+
+
+def run_zero_shot(arguments: argparse.Namespace) -> None:
+    """Classifies images by comparing them with the labels' names in prompts, as in CLIP."""
+    from .classification import classification_report
+    from .features import run_over_images
+    from .two_towers import open_two_towers
+    from .zero_shot import class_features, label_names, prompt_templates
+
+    templates = prompt_templates(arguments.templates)
+    towers = open_two_towers(arguments.model)
+    data = load_data(arguments)
+    names = label_names(arguments.labels, data.label_names)
+    classes = class_features(towers, names, templates, arguments.batch_size, arguments.bf16)
+    features, labels = run_over_images(
+        towers.encode_images,
+        towers.model.device,
+        towers.image_processor,
+        chosen_split(arguments, data),
+        arguments.batch_size,
+        arguments.bf16,
+        arguments.split,
+    )
+    logits = towers.scale * features @ classes.T
+    report = classification_report(logits, labels, dict(enumerate(names)))
+    how = {"split": arguments.split, "templates": templates, "labels": names}
+    save(arguments, data, {"metrics": report, **how}, label_figures(labels, logits, names, report))
+    top5 = f" (top-5 {report['top5_accuracy']:.4f})" if "top5_accuracy" in report else ""
+    print(f"zero-shot accuracy {report['accuracy']:.4f}{top5} on {len(labels)} images")
+
+
+def run_retrieval(arguments: argparse.Namespace) -> None:
+    """Finds each image's captions among all captions, and each caption's image among all images."""
+    import torch
+
+    from ..data import load_captioned_images
+    from .features import run_over_images
+    from .retrieval import RANKS, retrieval_report
+    from .two_towers import open_two_towers
+
+    towers = open_two_towers(arguments.model)
+    data = load_captioned_images(
+        arguments.dataset,
+        split=arguments.split,
+        image_column=arguments.image_column,
+        text_column=arguments.text_column,
+        strict_images=arguments.strict_images,
+    )
+    captions = data.rows["text"][:]
+    texts = towers.encode_texts(
+        [text for of_image in captions for text in of_image], arguments.batch_size, arguments.bf16
+    )
+    owners = torch.repeat_interleave(torch.tensor([len(of_image) for of_image in captions]))
+    images, _ = run_over_images(
+        towers.encode_images,
+        towers.model.device,
+        towers.image_processor,
+        data.rows.remove_columns("text").add_column("label", range(len(captions))),
+        arguments.batch_size,
+        arguments.bf16,
+        arguments.split,
+    )
+    report = retrieval_report(images, texts, owners)
+    counts = {"images": len(images), "captions": len(texts), "skipped_images": data.skipped}
+    write(arguments, {"metrics": report, "split": arguments.split, **counts}, {})
+    for name, metrics in report.items():
+        recalls = ", ".join(f"R@{most} {metrics[f'recall@{most}']:.4f}" for most in RANKS)
+        print(f"{name.replace('_', ' ')}: {recalls} on {len(images)} images and {len(texts)} captions")
+
+
 def save(arguments: argparse.Namespace, data: "LabelledImages", report: dict, figures: dict[str, "Figure"]) -> None:
+    """Writes what was measured on labelled images."""
+    images = {split: len(rows) for split, rows in data.splits.items()}
+    write(arguments, {**report, "images": images, "skipped_images": data.skipped}, figures)
+
+
+def write(arguments: argparse.Namespace, report: dict, figures: dict[str, "Figure"]) -> None:
     """Writes metrics.json and figures; they appear together, once all of them are written."""
     from ..files import staged_folder
 
     how = {
         name: getattr(arguments, name)
-        for name in ("pooling", "random_weights", "label_fraction")
+        for name in ("model", "dataset", "pooling", "random_weights", "label_fraction")
         if hasattr(arguments, name)
     }
-    report = {
-        **report,
-        "model": arguments.model,
-        "dataset": arguments.dataset,
-        **how,
-        "images": {split: len(rows) for split, rows in data.splits.items()},
-        "skipped_images": data.skipped,
-    }
     with staged_folder(arguments.output_dir) as folder:
-        (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "metrics.json").write_text(json.dumps({**report, **how}, indent=2) + "\n")
         for name, figure in figures.items():
             figure.savefig(folder / name, dpi=120)

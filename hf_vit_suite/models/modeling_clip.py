@@ -10,13 +10,13 @@ Shape flow (B images, T texts, n tokens of a text, N of an image, D and W widths
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput, can_return_tuple
@@ -24,6 +24,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 from .clip_towers import SuiteCLIPTextModel, SuiteCLIPVisionModel
 from .configuration_clip import SuiteCLIPConfig, SuiteCLIPTextConfig, SuiteCLIPVisionConfig
 from .contrastive import LOSSES, gathered_similarities, in_batch_accuracy, similarities
+from .gradient_cache import cached_features
 from .pretrained import SuitePreTrainedModel, join_auto_classes
 
 # The largest factor of the cosines (section 2.5).
@@ -224,14 +225,7 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
             texts = self.get_text_features(input_ids, attention_mask, *wanted, return_dict=True)
             features = images.pooler_output, texts.pooler_output
         else:
-            features = (
-                cached(
-                    lambda part: self.get_image_features(part, num_output_tokens=1, return_dict=True),
-                    pixel_values,
-                    cached_batch_size,
-                ),
-                cached(lambda part: self.get_text_features(part, return_dict=True), input_ids, cached_batch_size),
-            )
+            features = self.cached_features(pixel_values, input_ids, cached_batch_size)
         image_embeds, text_embeds = (F.normalize(feature, dim=-1) for feature in features)
         arguments = (image_embeds, text_embeds, self.logit_scale.exp(), self.logit_bias)
         gathers = return_loss and self.training
@@ -247,19 +241,26 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
             vision_model_output=images,
         )
 
+    def cached_features(self, pixel_values: Tensor, input_ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Both towers' projected features, of which `size` rows have activations at a time."""
+
+        def encode_images(part: Tensor) -> Tensor:
+            return self.get_image_features(part, num_output_tokens=1, return_dict=True).pooler_output
+
+        def encode_texts(part: Tensor) -> Tensor:
+            return self.get_text_features(part, return_dict=True).pooler_output
+
+        image_weights = chain(self.vision_model.parameters(), self.visual_projection.parameters())
+        text_weights = chain(self.text_model.parameters(), self.text_projection.parameters())
+        return (
+            cached_features(encode_images, image_weights, pixel_values, size),
+            cached_features(encode_texts, text_weights, input_ids, size),
+        )
+
     @torch.no_grad()
     def clamp_scale(self) -> None:
         """Keeps the factor of the cosines at 100 or below, after an optimiser's step (section 2.5)."""
         self.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
-
-
-def cached(tower: Callable[[Tensor], ModelOutput], inputs: Tensor, size: int) -> Tensor:
-    """A tower's pooled output `[rows, projection]`, whose activations exist for `size` rows at a time."""
-
-    def pooled(part: Tensor) -> Tensor:
-        return tower(part).pooler_output
-
-    return torch.cat([checkpoint(pooled, part, use_reentrant=False) for part in inputs.split(size)])
 
 
 class SuiteCLIPVisionModelWithProjection(SuiteCLIPPreTrainedModel):

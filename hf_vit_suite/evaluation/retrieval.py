@@ -1,0 +1,51 @@
+"""Finding the captions of an image and the image of a caption among all others."""
+
+import torch
+from torch import Tensor
+
+RANKS = (1, 5, 10)
+# Rows of similarities that exist at a time.
+CHUNK = 256
+
+
+def retrieval_report(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, dict[str, float]]:
+    """Recall both ways, as for COCO and Flickr30k (Karpathy and Fei-Fei 2015, arXiv 1412.2306, section 4.1).
+
+    Args:
+        images: `[images, width]`, of length 1.
+        texts: `[texts, width]`, of length 1.
+        owners: `[texts]`, the number of the image that each text tells of; every image has at least one.
+
+    Returns:
+        For `image_to_text` (a hit where any of the image's texts is among the k most similar) and `text_to_image`:
+        `recall@1`, `recall@5`, `recall@10` and `median_rank`, from 1.
+    """
+    numbers = torch.arange(len(images))
+    ways = {"image_to_text": (images, texts, numbers, owners), "text_to_image": (texts, images, owners, numbers)}
+    report = {}
+    for name, way in ways.items():
+        ranks = best_ranks(*way)
+        report[name] = {f"recall@{most}": (ranks <= most).double().mean().item() for most in RANKS}
+        report[name]["median_rank"] = ranks.double().quantile(0.5).item()
+    return report
+
+
+def best_ranks(queries: Tensor, gallery: Tensor, of_queries: Tensor, of_gallery: Tensor) -> Tensor:
+    """The rank, from 1, of each query's most similar partner; others that are as similar stand before it.
+
+    Args:
+        queries: `[queries, width]`, of length 1.
+        gallery: `[items, width]`, of length 1.
+        of_queries: `[queries]`, numbers that a query and its partners share.
+        of_gallery: `[items]`, the items' numbers.
+
+    Returns:
+        `[queries]`, integers.
+    """
+    ranks = []
+    for rows, numbers in zip(queries.split(CHUNK), of_queries.split(CHUNK), strict=True):
+        similarities = rows @ gallery.T
+        is_partner = numbers.unsqueeze(1) == of_gallery
+        best = similarities.masked_fill(~is_partner, float("-inf")).amax(dim=1, keepdim=True)
+        ranks.append(1 + ((similarities >= best) & ~is_partner).sum(dim=1))
+    return torch.cat(ranks)

@@ -1,0 +1,80 @@
+"""Features of a large batch in the memory of a small one (Gao et al. 2021, arXiv 2101.06983).
+
+A loss that compares every pair needs the features of the whole batch, but not their activations at the same time: the
+features are computed part by part without a graph, and in the backward pass, when their gradient is known, once more
+with one. Loss and gradients are those of the whole batch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+
+class PartByPart(torch.autograd.Function):
+    """One node for all parts, so that weights get their gradient once, as DistributedDataParallel expects."""
+
+    @staticmethod
+    def forward(ctx, encode: Callable[[Tensor], Tensor], inputs: Tensor, size: int, *weights: Tensor) -> Tensor:
+        kind = inputs.device.type
+        ctx.encode, ctx.parts, ctx.size = encode, inputs.split(size), size
+        ctx.precision = {
+            "device_type": kind,
+            "enabled": torch.is_autocast_enabled(kind),
+            "dtype": torch.get_autocast_dtype(kind),
+        }
+        ctx.random_states = []
+        ctx.save_for_backward(*weights)
+        features = []
+        for part in ctx.parts:
+            ctx.random_states.append((torch.get_rng_state(), *get_device_states(part)))
+            features.append(encode(part))
+        return torch.cat(features)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weights = ctx.saved_tensors
+        totals: list[Tensor | None] = [None] * len(weights)
+        for part, state, part_gradient in zip(ctx.parts, ctx.random_states, gradient.split(ctx.size), strict=True):
+            with replayed(state, part.device.type), torch.enable_grad(), torch.autocast(**ctx.precision):
+                features = ctx.encode(part)
+            found = torch.autograd.grad(features, weights, part_gradient, allow_unused=True)
+            for number, addend in enumerate(found):
+                total = totals[number]
+                totals[number] = addend if total is None or addend is None else total.add_(addend)
+        return None, None, None, *totals
+
+
+@contextmanager
+def replayed(state: tuple[Tensor, list[int], list[Tensor]], device_type: str) -> Iterator[None]:
+    """Draws random numbers as when a part was first computed; afterwards it is as if none had been drawn."""
+    of_cpu, devices, of_devices = state
+    with torch.random.fork_rng(devices, device_type=device_type):
+        torch.set_rng_state(of_cpu)
+        if devices:
+            set_device_states(devices, of_devices, device_type=device_type)
+        yield
+
+
+def cached_features(
+    encode: Callable[[Tensor], Tensor], weights: Iterable[nn.Parameter], inputs: Tensor, size: int
+) -> Tensor:
+    """A tower's features of a batch, whose activations exist for `size` rows at a time.
+
+    Dropout draws the same numbers in both passes, and mixed precision is the same.
+
+    Args:
+        encode: From some rows of `inputs` to their features `[rows, width]`, each row for itself.
+        weights: What `encode` learns by.
+        inputs: `[batch, ...]`, which get no gradient.
+        size: Rows at a time.
+
+    Returns:
+        `[batch, width]`.
+    """
+    learned = [weight for weight in weights if weight.requires_grad]
+    return PartByPart.apply(encode, inputs, size, *learned)
