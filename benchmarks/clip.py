@@ -156,7 +156,9 @@ def main() -> None:
         print_large_step(arguments.large_batch, arguments.cached_batch_size, arguments.caption_tokens)
     else:
         Console(width=120).print(compare(arguments, options))
-        versions = f"torch {torch.__version__}, transformers {transformers.__version__}, open_clip {open_clip.__version__}"
+        versions = (
+            f"torch {torch.__version__}, transformers {transformers.__version__}, open_clip {open_clip.__version__}"
+        )
         print(f"{versions}, {arguments.threads} threads, batch {arguments.batch}", flush=True)
         subprocess.run([sys.executable, __file__, "--large_step", *options], check=True)
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .argument_types import positive
+from .argument_types import DEFAULT_TEMPLATE, positive
 from .version import __version__
 
 EXIT_FAILED = 1
@@ -29,10 +29,12 @@ def run_models(arguments: argparse.Namespace) -> int:
 
 def run_predict(arguments: argparse.Namespace) -> int:
     """Classifies images."""
+    from .evaluation.zero_shot import split_names
     from .prediction import predict
     from .tables import print_predictions
 
-    predictions, unreadable = predict(arguments.model, arguments.images, arguments.top_k)
+    labels = split_names(arguments.labels) if arguments.labels is not None else None
+    predictions, unreadable = predict(arguments.model, arguments.images, arguments.top_k, labels, arguments.template)
     if arguments.json:
         print(json.dumps(predictions, indent=2))
     else:
@@ -84,7 +86,7 @@ def run_pretrain_clip(arguments: argparse.Namespace) -> int:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    """Measures features or a classifier."""
+    """Measures features, a classifier or a CLIP."""
     from .evaluation.command import run
 
     run(arguments.rest)
@@ -119,12 +121,16 @@ def build_parser() -> argparse.ArgumentParser:
         method = methods.add_parser(name, help=f"{help_text}; --help lists its options", add_help=False)
         method.set_defaults(run=run)
 
-    add("evaluate", run_evaluate, "measure features or a classifier; --help lists the ways", add_help=False)
+    add("evaluate", run_evaluate, "measure features, a classifier or a CLIP; --help lists the ways", add_help=False)
 
     predict = add("predict", run_predict, "classify images")
-    predict.add_argument("model", help="folder or Hub name of a classifier")
+    predict.add_argument("model", help="folder or Hub name of a classifier, or with --labels of a CLIP")
     predict.add_argument("images", nargs="+", metavar="image", help="image files")
     predict.add_argument("--top_k", type=positive, default=5, help="labels shown an image (default 5)")
+    predict.add_argument("--labels", help="for CLIP: what to tell the images by, with commas between")
+    predict.add_argument(
+        "--template", default=DEFAULT_TEMPLATE, help="for CLIP: text in which {} is a label (default %(default)r)"
+    )
     predict.add_argument("--json", action="store_true", help="print JSON in place of a table")
 
     explain = add("explain", run_explain, "draw what a model looks at")

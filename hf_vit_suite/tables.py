@@ -17,7 +17,8 @@ def preset_rows(match: str = "") -> list[dict]:
 
     Returns:
         For each: name, parameters (with the head where the preset has one), gflops (billions of multiply-adds of the
-        encoder for one image at `image_size`, as papers count them), image_size, patch_size, width, depth, heads.
+        encoder for one image at `image_size`, as papers count them), image_size, patch_size, width, depth, heads; of
+        two towers all but the parameters are the image tower's.
 
     Raises:
         ValueError: If no name matches.
@@ -30,21 +31,24 @@ def preset_rows(match: str = "") -> list[dict]:
 
 def preset_row(name: str, config: PretrainedConfig) -> dict:
     """One architecture's facts."""
+    has_two_towers = hasattr(config, "vision_config")
+    of_images = config.vision_config if has_two_towers else config
     with torch.device("meta"):
-        auto_class = AutoModelForImageClassification if config.num_labels else AutoModel
-        model = auto_class.from_config(config).eval()
-        pixel_values = torch.empty(1, config.num_channels, *config.image_height_width)
+        is_classifier = config.num_labels and not has_two_towers
+        model = (AutoModelForImageClassification if is_classifier else AutoModel).from_config(config).eval()
+        pixel_values = torch.empty(1, of_images.num_channels, *of_images.image_height_width)
+    encoder = model.vision_model if has_two_towers else model.base_model
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.base_model(pixel_values)
+        encoder(pixel_values)
     return {
         "name": name,
         "parameters": model.num_parameters(),
         "gflops": round(counter.get_total_flops() / 2e9, 2),
-        "image_size": config.image_height_width[0],
-        "patch_size": config.patch_size,
-        "width": config.hidden_size,
-        "depth": config.num_hidden_layers,
-        "heads": config.num_attention_heads,
+        "image_size": of_images.image_height_width[0],
+        "patch_size": of_images.patch_size,
+        "width": of_images.hidden_size,
+        "depth": of_images.num_hidden_layers,
+        "heads": of_images.num_attention_heads,
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..argument_types import positive
+from ..argument_types import DEFAULT_TEMPLATE, positive
 
 if TYPE_CHECKING:  # imported where it is used, so that --help is quick
     from datasets import Dataset
@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # imported where it is used, so that --help is quick
 POOLING_HELP = "default: what the model pools itself, else its class token; cls; or mean of the patches"
 LABEL_FRACTION_HELP = "share of each class's training images that are used; 0.01 is the usual test with few labels"
 TEMPLATES_HELP = (
-    "prompts in which {} is the label's name, whose features are averaged (default 'a photo of a {}.'), or imagenet "
-    "for the CLIP paper's 80"
+    "prompts in which {} is the label's name, whose features are averaged, or imagenet for the CLIP paper's 80 "
+    f"(default {DEFAULT_TEMPLATE!r})"
 )
 LABELS_HELP = "names of the labels in the order of their numbers, with commas between; default the data's own"
 SEED_HELP = "draws missing splits (default 42, finetune's: its test images stay unseen) and random weights"
@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_whole("classification", run_classification, "a classifier's accuracy, calibration and errors")
     way = add_whole("zero-shot", run_zero_shot, "labels that a model of images and texts finds by their names")
     way.add_argument("--labels", help=LABELS_HELP)
-    way.add_argument("--templates", nargs="+", default=["a photo of a {}."], help=TEMPLATES_HELP)
+    way.add_argument("--templates", nargs="+", default=[DEFAULT_TEMPLATE], help=TEMPLATES_HELP)
     way = add("retrieval", run_retrieval, "captions found by images, and images by captions")
     way.add_argument("--dataset", required=True, help="images with captions, as for pretrain clip")
     way.add_argument("--text_column", help="column of the captions; default found by its name")

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from .two_towers import TwoTowers
 
-DEFAULT_TEMPLATE = "a photo of a {}."
 PAPER_TEMPLATES = "imagenet"
 
 
