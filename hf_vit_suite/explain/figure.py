@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from .attention import class_token_attention
 
 INCHES_A_PANEL = 1.9
+INCHES_A_LINE = 0.2
 # A mid grey reads on a light and on a dark page.
 TEXT_COLOUR = "#808080"
 
@@ -49,7 +50,9 @@ def overlay_figure(
     images = displayable(pixel_values, image_processor)
     overlays = F.interpolate(maps.float(), size=pixel_values.shape[-2:], mode="bilinear")
     width, height = len(names) + 1, len(images)
-    figure = Figure(figsize=(INCHES_A_PANEL * width, INCHES_A_PANEL * height + 0.3), layout="constrained")
+    title_lines = 1 + max(name.count("\n") for name in names)
+    size = (INCHES_A_PANEL * width, INCHES_A_PANEL * height + INCHES_A_LINE * title_lines)
+    figure = Figure(figsize=size, layout="compressed")
     axes = figure.subplots(height, width, squeeze=False)
     for row, (image, image_overlays, title) in enumerate(zip(images, overlays, titles, strict=True)):
         axes[row, 0].imshow(image)

@@ -1,5 +1,6 @@
 """Which patches the match of an image with a text rests on."""
 
+import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .figure import overlay_figure
+
+# Characters of a title that fit over a panel.
+TITLE_WIDTH = 24
 
 
 def match_relevance(model: PreTrainedModel, pixel_values: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,5 +62,8 @@ def match_figure(
         A matplotlib figure with a transparent background; each text's panel has its own colour range.
     """
     maps, similarities = match_relevance(model, pixel_values.expand(len(input_ids), -1, -1, -1), input_ids)
-    names = [f"{text} ({similarity:.2f})" for text, similarity in zip(texts, similarities.tolist(), strict=True)]
+    names = [
+        textwrap.fill(f"{text} ({similarity:.2f})", TITLE_WIDTH)
+        for text, similarity in zip(texts, similarities.tolist(), strict=True)
+    ]
     return overlay_figure(pixel_values, maps.unsqueeze(0), image_processor, ["image"], names)
