@@ -44,8 +44,10 @@ class PartByPart(torch.autograd.Function):
                 features = ctx.encode(part)
             found = torch.autograd.grad(features, weights, part_gradient, allow_unused=True)
             for number, addend in enumerate(found):
-                total = totals[number]
-                totals[number] = addend if total is None or addend is None else total.add_(addend)
+                if totals[number] is None:
+                    totals[number] = addend
+                elif addend is not None:
+                    totals[number].add_(addend)
         return None, None, None, *totals
 
 

@@ -205,6 +205,19 @@ def test_cached_batches_draw_the_same_dropout_in_both_passes():
         torch.testing.assert_close(found[name], weight.grad, rtol=1e-5, atol=1e-7, msg=name)
 
 
+def test_cached_batches_compute_in_the_precision_of_the_forward_pass():
+    model, pairs = tiny_clip().train(), tiny_pairs(4)
+    found = []
+    for size in (None, 4):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**pairs, return_loss=True, cached_batch_size=size).loss
+        loss.backward()  # outside, as Accelerate does
+        found.append([weight.grad.clone() for weight in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).abs().max() <= 1e-6 * max(1, other.abs().max())
+
+
 def test_cached_batches_keep_the_activations_of_one_part():
     model, pairs = tiny_clip().train(), tiny_pairs(16)
 
