@@ -7,13 +7,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoTokenizer,
-    CLIPConfig,
+    PretrainedConfig,
 )
 
 from .argument_types import DEFAULT_TEMPLATE
@@ -28,7 +29,6 @@ from .explain import (
     reconstruction_figure,
 )
 from .files import staged_file
-from .models.configuration_clip import SuiteCLIPConfig
 from .models.configuration_mae import SuiteMAEConfig
 from .opening import is_pretrained_encoder, open_pretrained
 
@@ -59,7 +59,7 @@ def predict(
         ValueError: If the model can't be opened, or has labels of its own and is given others, or needs some.
     """
     classify, processor, names = (
-        zero_shot_classifier(model_name, labels, template) if labels else own_labels(model_name)
+        own_labels(model_name) if labels is None else zero_shot_classifier(model_name, labels, template)
     )
     images, unreadable = {}, []
     for path in paths:
@@ -88,17 +88,25 @@ Classifier = tuple[Callable[[Tensor], Tensor], Callable, Mapping[int, str]]
 
 def own_labels(model_name: str) -> Classifier:
     """A classifier."""
-    if isinstance(open_pretrained(AutoConfig, model_name), SuiteCLIPConfig | CLIPConfig):
+    config = open_pretrained(AutoConfig, model_name)
+    if type(config) in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING and not is_classifier(config):
         raise ValueError(f'{model_name} has no labels of its own: say what to tell apart, --labels "a cat,a dog"')
     model = open_pretrained(AutoModelForImageClassification, model_name).eval()
     processor = open_pretrained(AutoImageProcessor, model_name)
     return lambda pixel_values: model(pixel_values).logits, processor, model.config.id2label
 
 
+def is_classifier(config: PretrainedConfig) -> bool:
+    """Whether a classifier was saved: CLIP's and SigLIP's have the config of the model without a head."""
+    return any("ForImageClassification" in name for name in config.architectures or ())
+
+
 def zero_shot_classifier(model_name: str, labels: Sequence[str], template: str) -> Classifier:
     """A model of images and texts that tells these labels apart."""
     if len(labels) < 2:
         raise ValueError(f"--labels needs at least 2 labels to choose from, got {', '.join(labels)}")
+    if is_classifier(open_pretrained(AutoConfig, model_name)):
+        raise ValueError(f"{model_name} is a classifier with labels of its own: leave --labels out")
     towers = open_two_towers(model_name)
     classes = class_features(towers, labels, prompt_templates([template]))
     device = towers.model.device

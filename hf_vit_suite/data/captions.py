@@ -99,7 +99,7 @@ def clean_captions(text: str | bytes | Sequence[str | bytes] | None) -> dict[str
 
 def undescribed_images(source: str, loaded: dict[str, Dataset]) -> list[str]:
     """Images of a folder that its metadata files leave out, which `datasets` passes over."""
-    folder = Path(source).expanduser()
+    folder = Path(source).expanduser().absolute()  # as datasets has its paths
     images = {str(path) for path in visible_images(folder)} if folder.is_dir() else set()
     if not images:
         return []

@@ -217,7 +217,7 @@ def run_zero_shot(arguments: argparse.Namespace) -> None:
     from .classification import classification_report
     from .features import run_over_images
     from .two_towers import open_two_towers
-    from .zero_shot import class_features, label_names, prompt_templates
+    from .zero_shot import class_features, distinct_names, label_names, prompt_templates
 
     templates = prompt_templates(arguments.templates)
     towers = open_two_towers(arguments.model)
@@ -234,7 +234,7 @@ def run_zero_shot(arguments: argparse.Namespace) -> None:
         arguments.split,
     )
     logits = towers.scale * features @ classes.T
-    report = classification_report(logits, labels, dict(enumerate(names)))
+    report = classification_report(logits, labels, distinct_names(names))
     how = {"split": arguments.split, "templates": templates, "labels": names}
     save(arguments, data, {"metrics": report, **how}, label_figures(labels, logits, names, report))
     top5 = f" (top-5 {report['top5_accuracy']:.4f})" if "top5_accuracy" in report else ""

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 RANKS = (1, 5, 10)
-# Rows of similarities that exist at a time.
-CHUNK = 256
+# Similarities that exist at a time: 64 MiB in float32.
+MOST_SIMILARITIES = 2**24
 
 
 def retrieval_report(images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, dict[str, float]]:
@@ -42,10 +42,12 @@ def best_ranks(queries: Tensor, gallery: Tensor, of_queries: Tensor, of_gallery:
     Returns:
         `[queries]`, integers.
     """
+    chunk = max(1, MOST_SIMILARITIES // len(gallery))
     ranks = []
-    for rows, numbers in zip(queries.split(CHUNK), of_queries.split(CHUNK), strict=True):
+    for rows, numbers in zip(queries.split(chunk), of_queries.split(chunk), strict=True):
         similarities = rows @ gallery.T
         is_partner = numbers.unsqueeze(1) == of_gallery
         best = similarities.masked_fill(~is_partner, float("-inf")).amax(dim=1, keepdim=True)
-        ranks.append(1 + ((similarities >= best) & ~is_partner).sum(dim=1))
+        # Not `similarities >= best`, by which a model whose features are NaN would find everything.
+        ranks.append(1 + (~(similarities < best) & ~is_partner).sum(dim=1))
     return torch.cat(ranks)

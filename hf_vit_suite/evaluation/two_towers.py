@@ -12,6 +12,9 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTraine
 from ..opening import open_pretrained
 from .features import best_device
 
+# transformers' models that read a text at its last place, which they were trained to find filled up.
+READ_FULL_LENGTH = ("siglip", "siglip2")
+
 
 @dataclass(frozen=True)
 class TwoTowers:
@@ -40,21 +43,19 @@ class TwoTowers:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64, bf16: bool = False) -> Tensor:
         """Texts -> `[texts, projection]` of length 1, on the CPU; longer ones than the model reads are cut."""
-        device = self.model.device
-        most_tokens = self.model.config.text_config.max_position_embeddings
+        config, device = self.model.config, self.model.device
+        padding = "max_length" if config.model_type in READ_FULL_LENGTH else True
         features = []
-        for start in tqdm(range(0, len(texts), batch_size), "texts", disable=None):
+        for start in tqdm(range(0, len(texts), batch_size), "texts", leave=False, disable=None):
             tokens = self.tokenizer(
                 list(texts[start : start + batch_size]),
-                padding=True,
+                padding=padding,
                 truncation=True,
-                max_length=most_tokens,
+                max_length=config.text_config.max_position_embeddings,
                 return_tensors="pt",
             ).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                pooled = self.model.get_text_features(
-                    input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
-                ).pooler_output
+                pooled = self.model.get_text_features(**tokens).pooler_output
             features.append(F.normalize(pooled.float(), dim=-1).cpu())
         return torch.cat(features)
 

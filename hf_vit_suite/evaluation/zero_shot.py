@@ -1,5 +1,6 @@
 """Classifying images by the names of the classes (Radford et al. 2021, arXiv 2103.00020, section 3.1)."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -63,13 +64,19 @@ def label_names(text: str | None, default: Sequence[str]) -> list[str]:
     return names
 
 
+def distinct_names(names: Sequence[str]) -> dict[int, str]:
+    """Names by number; labels that share a name, as two of ImageNet are cranes, have their number in it."""
+    times = Counter(names)
+    return {number: name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)}
+
+
 def split_names(text: str) -> list[str]:
     """`"a cat, a dog"` -> `["a cat", "a dog"]`.
 
     Raises:
-        ValueError: If a name is empty or the same as another.
+        ValueError: If a name is empty.
     """
     names = [name.strip() for name in text.split(",")]
-    if not all(names) or len(set(names)) < len(names):
-        raise ValueError(f"--labels takes different names with commas between, got {text!r}")
+    if not all(names):
+        raise ValueError(f"--labels takes names with commas between, none of them empty, got {text!r}")
     return names

@@ -108,13 +108,20 @@ class Attention(nn.Module):
         return self.proj(attended), weights if output_attentions else None
 
 
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), CLIP's activation, as a SiLU: autograd keeps one tensor of it where a product keeps two."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return F.silu(1.702 * hidden_states) / 1.702
+
+
 class MLP(nn.Module):
     """Two linear layers with an activation between: `[batch, tokens, hidden]` to the same."""
 
     def __init__(self, config):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
+        self.activation = QuickGELU() if config.hidden_act == "quick_gelu" else ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:

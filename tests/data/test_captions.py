@@ -76,10 +76,18 @@ def as_tar(folder: Path, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("kind", ["folder", "parquet", "webdataset"])
-def test_every_source_gives_images_with_lists_of_captions(kind: str, streaming: bool, folder: Path, tmp_path: Path):
-    source = folder
-    if kind == "parquet":
+@pytest.mark.parametrize("kind", ["folder", "relative folder", "linked folder", "parquet", "webdataset"])
+def test_every_source_gives_images_with_lists_of_captions(
+    kind: str, streaming: bool, folder: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    source: Path | str = folder
+    if kind == "relative folder":
+        source = "./pictures/"
+    elif kind == "linked folder":
+        source = tmp_path / "link"
+        source.symlink_to(folder)
+    elif kind == "parquet":
         source = as_parquet(folder, tmp_path / "a.parquet", caption=TEXTS)
     elif kind == "webdataset":
         source = as_tar(folder, tmp_path / "a.tar")

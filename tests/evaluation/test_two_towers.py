@@ -12,7 +12,19 @@ from families import TINY_CLIP_TEXT, TINY_CLIP_VISION
 from PIL import Image
 from references_of_training import assert_one_line_error, make_colours, save_tiny_classifier
 from torch import Tensor
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedModel, pipeline
+from transformers import (
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTokenizer,
+    PreTrainedModel,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    pipeline,
+)
 
 from hf_vit_suite import SuiteCLIPConfig, SuiteCLIPModel
 from hf_vit_suite.data import train_tokenizer
@@ -20,7 +32,7 @@ from hf_vit_suite.evaluation import retrieval
 from hf_vit_suite.evaluation.command import run
 from hf_vit_suite.evaluation.retrieval import retrieval_report
 from hf_vit_suite.evaluation.two_towers import open_two_towers
-from hf_vit_suite.evaluation.zero_shot import class_features, label_names, prompt_templates
+from hf_vit_suite.evaluation.zero_shot import class_features, distinct_names, label_names, prompt_templates
 from hf_vit_suite.prediction import predict
 
 # datasets leaves the metadata files that it has read to the garbage collector.
@@ -104,7 +116,8 @@ def test_prompts_are_texts_or_the_papers():
 def test_names_of_labels_are_checked():
     assert label_names(None, ["0", "1"]) == ["0", "1"]
     assert label_names("zero, one", ["0", "1"]) == ["zero", "one"]
-    for text, message in (("a", "names 1 labels, the data has 2"), ("a,,b", "different names"), ("a,a", "different")):
+    assert label_names("crane, crane", ["0", "1"]) == ["crane", "crane"]  # as ImageNet has them
+    for text, message in (("a", "names 1 labels, the data has 2"), ("a,,b", "none of them empty")):
         with pytest.raises(ValueError, match=message):
             label_names(text, ["0", "1"])
 
@@ -143,8 +156,8 @@ def test_recall_equals_sorting_with_several_captions_and_ties(monkeypatch):
     owners = torch.cat((torch.arange(30), torch.randint(0, 30, (30,)))).sort().values
     images = images[:30]
     expected = brute_force(images.numpy(), texts.numpy(), owners.numpy())
-    for chunk in (7, 256):
-        monkeypatch.setattr(retrieval, "CHUNK", chunk)
+    for most_similarities in (1, 420, 2**24):
+        monkeypatch.setattr(retrieval, "MOST_SIMILARITIES", most_similarities)
         for name, metrics in retrieval_report(images, texts, owners).items():
             ranks = np.array(expected[name])
             for most in (1, 5, 10):
@@ -155,6 +168,53 @@ def test_recall_equals_sorting_with_several_captions_and_ties(monkeypatch):
 def test_features_that_are_all_alike_find_nothing():
     metrics = retrieval_report(torch.ones(20, 4), torch.ones(20, 4), torch.arange(20))
     assert metrics["image_to_text"]["recall@10"] == metrics["text_to_image"]["recall@10"] == 0
+
+
+def test_features_that_are_no_numbers_find_nothing():
+    features = torch.full((20, 4), torch.nan)
+    for metrics in retrieval_report(features, features, torch.arange(20)).values():
+        assert metrics["recall@10"] == 0
+
+
+def save_siglip(folder: Path) -> SiglipModel:
+    """A tiny SigLIP of transformers, whose tokenizer gives no mask, as those of the published ones."""
+    tokenizer = train_tokenizer(NAMES, 600)
+    tokenizer.save_pretrained(folder)
+    CLIPTokenizer.from_pretrained(folder, model_input_names=["input_ids"]).save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = {**TINY_CLIP_TEXT, **ids, "vocab_size": len(tokenizer), "projection_size": 32}
+    model = SiglipModel(SiglipConfig(vision_config=TINY_CLIP_VISION, text_config=text)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape))
+    model.save_pretrained(folder)
+    return model
+
+
+@torch.no_grad()
+def test_siglip_reads_texts_that_are_filled_up_and_needs_labels(tmp_path: Path):
+    model = save_siglip(tmp_path / "siglip")
+    towers = open_two_towers(str(tmp_path / "siglip"))
+    tokens = towers.tokenizer(NAMES, padding="max_length", max_length=12, return_tensors="pt")
+    expected = torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
+    torch.testing.assert_close(towers.encode_texts(NAMES, batch_size=2), expected)
+    with pytest.raises(ValueError, match="has no labels of its own"):
+        predict(str(tmp_path / "siglip"), [])
+
+
+def test_clip_with_a_classifier_has_labels_of_its_own(tmp_path: Path, colours: Path):
+    config = CLIPConfig(vision_config=TINY_CLIP_VISION, text_config=TINY_CLIP_TEXT, id2label=dict(enumerate(NAMES)))
+    CLIPForImageClassification(config).save_pretrained(tmp_path / "head")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path / "head")
+    predictions, _ = predict(str(tmp_path / "head"), [colours / "red" / "0.png"])
+    assert {entry["label"] for entry in predictions[0]["labels"]} == set(NAMES)
+    with pytest.raises(ValueError, match="is a classifier with labels of its own: leave --labels out"):
+        predict(str(tmp_path / "head"), [], labels=NAMES)
+
+
+def test_labels_that_share_a_name_are_told_apart_in_reports():
+    assert distinct_names(["crane", "cat", "crane"]) == {0: "crane (0)", 1: "cat", 2: "crane (2)"}
 
 
 def test_retrieval_reads_captions_and_reports_both_ways(clip_folder: Path, colours: Path, tmp_path: Path, capsys):
@@ -184,8 +244,10 @@ def test_predicted_labels_are_those_of_the_pipeline(clip_folder: Path, colours: 
 
 def test_models_without_texts_and_clips_without_labels_are_refused(tmp_path: Path):
     classifier = str(save_tiny_classifier(tmp_path / "classifier"))
-    with pytest.raises(ValueError, match="compares no images with texts: it is a suite_vit"):
+    with pytest.raises(ValueError, match="is a classifier with labels of its own: leave --labels out"):
         predict(classifier, [], labels=NAMES)
+    with pytest.raises(ValueError, match="compares no images with texts: it is a suite_vit"):
+        open_two_towers(classifier)
     folder = str(save_clip(tmp_path / "clip", "suite"))
     with pytest.raises(ValueError, match='has no labels of its own: say what to tell apart, --labels "a cat,a dog"'):
         predict(folder, [])
@@ -203,4 +265,4 @@ def test_commands_predict_and_explain_by_texts(run_command, colours: Path, tmp_p
     with Image.open(tmp_path / "match.png") as figure:
         assert figure.width > 2 * figure.height
     result = run_command("predict", folder, picture, "--labels", "red,,blue", check=False)
-    assert_one_line_error(result, "--labels takes different names with commas between, got 'red,,blue'")
+    assert_one_line_error(result, "--labels takes names with commas between, none of them empty, got 'red,,blue'")

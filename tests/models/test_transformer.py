@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from references import assert_equals_reference
+from transformers.activations import ACT2FN
 
 from hf_vit_suite import SuiteViTConfig, SuiteViTModel
-from hf_vit_suite.models.transformer import Block, DropPath, Encoder, eager_attention
+from hf_vit_suite.models.transformer import Block, DropPath, Encoder, QuickGELU, eager_attention
 
 
 @pytest.mark.parametrize("kind", ["plain", "masked", "causal"])
@@ -19,6 +20,19 @@ def test_eager_attention_equals_torchs_with_any_scale_and_mask(kind: str):
     found, weights = eager_attention(layer, query, key, value, mask, scaling=0.3)
     assert_equals_reference(found, expected.transpose(1, 2), tolerance=1e-6)
     assert_equals_reference((weights @ value), expected, tolerance=1e-6)
+
+
+def test_quick_gelu_is_transformers_and_keeps_one_tensor():
+    found, expected = (torch.linspace(-8, 8, 1001, requires_grad=True) for _ in range(2))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        ours = QuickGELU()(found)
+    theirs = ACT2FN["quick_gelu"](expected)
+    assert_equals_reference(ours, theirs, tolerance=1e-6)
+    ours.sum().backward()
+    theirs.sum().backward()
+    assert_equals_reference(found.grad, expected.grad, tolerance=1e-6)
+    assert len(kept) == 1
 
 
 @pytest.mark.parametrize("dropped", ["drop_path", "dropout"])
