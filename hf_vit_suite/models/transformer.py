@@ -109,7 +109,7 @@ class Attention(nn.Module):
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), CLIP's activation, as a SiLU: autograd keeps one tensor of it where a product keeps two."""
+    """x * sigmoid(1.702 x), CLIP's activation, as a SiLU: autograd keeps one tensor of it, of a product two."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return F.silu(1.702 * hidden_states) / 1.702

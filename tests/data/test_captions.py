@@ -1,7 +1,8 @@
 """Images with captions from every kind of source, and what becomes of bad rows."""
 
-import csv
+import gc
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -22,12 +23,6 @@ from hf_vit_suite.data import (
     train_tokenizer,
 )
 
-# datasets leaves the metadata files that it has read to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
 TEXTS = ["a red square", "a green square", "a blue square"]
 
 
@@ -43,9 +38,9 @@ def save_pictures(folder: Path) -> list[Path]:
 
 
 def write_metadata(folder: Path, rows: list[tuple[str, str]]) -> None:
-    """A metadata.csv of these files and texts."""
-    with open(folder / "metadata.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("file_name", "text"), *rows])
+    """A metadata.jsonl of these files and texts."""
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
 
 
 @pytest.fixture
@@ -98,6 +93,17 @@ def test_every_source_gives_images_with_lists_of_captions(
     assert data.skipped == []
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("streaming", [False, True])
+def test_metadata_may_be_a_table(streaming: bool, folder: Path):
+    (folder / "metadata.jsonl").unlink()
+    lines = ["file_name,text", *(f'{number}.png,"{text}"' for number, text in enumerate(TEXTS))]
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    rows = list(load_captioned_images(str(folder), streaming=streaming).rows)
+    assert [row["text"] for row in rows] == [[text] for text in TEXTS]
+    gc.collect()  # datasets leaves the open file to it
+
+
 def test_several_captions_an_image_stay_together_without_the_empty_ones(folder: Path, tmp_path: Path):
     texts = [["one", " two "], ["three", "", None], ["four"]]
     data = load_captioned_images(str(as_parquet(folder, tmp_path / "a.parquet", sentences=texts)))
@@ -124,11 +130,9 @@ def test_each_split_needs_metadata_of_its_own(tmp_path: Path):
 
 def test_bad_rows_are_skipped_counted_and_named(folder: Path, caplog):
     (folder / "0.png").write_bytes(b"no picture")
-    write_metadata(folder, [("0.png", "cut"), ("1.png", "  "), ("gone.png", "missing")])
+    write_metadata(folder, [("0.png", "cut"), ("1.png", "  "), ("gone.png", "missing"), ("extra/0.png", "kept")])
     extra = folder / "extra"
     save_pictures(extra)
-    with open(folder / "metadata.csv", "a") as file:
-        file.write("extra/0.png,kept\n")
     data = load_captioned_images(str(folder))
     assert data.rows["text"][:] == [["kept"]]
     named = " ".join(data.skipped)
@@ -158,7 +162,7 @@ def test_what_is_not_there_is_named(folder: Path, tmp_path: Path):
     unlabelled = as_parquet(folder, tmp_path / "a.parquet", number=[1, 2, 3])
     with pytest.raises(ValueError, match="no column that looks like the text: name one of number, image"):
         load_captioned_images(str(unlabelled))
-    (folder / "metadata.csv").unlink()
+    (folder / "metadata.jsonl").unlink()
     with pytest.raises(ValueError, match=r"no captions, expected a file .*metadata.csv"):
         load_captioned_images(str(folder))
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
