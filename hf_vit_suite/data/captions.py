@@ -133,14 +133,7 @@ def captions_of_labels(
         split: `train`, `validation` or `test`.
         names: The labels' names by number.
         templates: Captions in which `{}` stands for the name.
-
-    Raises:
-        ValueError: If there are not as many names as labels, or a template has no place for the name.
     """
-    if len(names) != len(data.label_names):
-        raise ValueError(f"--labels names {len(names)} labels, the data has {len(data.label_names)}")
-    if bare := [template for template in templates if "{}" not in template]:
-        raise ValueError(f"a template needs {{}} where the label's name goes, got {bare[0]!r}")
     captions = [[template.replace("{}", name) for template in templates] for name in names]
     rows = data.splits[split]
     texts = [captions[label] for label in rows["label"][:]]

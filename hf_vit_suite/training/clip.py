@@ -26,6 +26,7 @@ from ..data import (
     load_image_dataset,
     training_transform,
 )
+from ..evaluation.zero_shot import label_names, prompt_templates
 from ..hub import TWO_TOWERS
 from .checkpoints import prepare_output_dir, train
 from .command import parse
@@ -58,7 +59,10 @@ class CaptionDataArguments:
     )
     caption_templates: list[str] | None = field(
         default=None,
-        metadata={"help": "Make captions of the labels' names: texts in which {} is the name, one drawn each time."},
+        metadata={
+            "help": "Make captions of the labels' names: texts in which {} is the name, one drawn each time, or "
+            "imagenet for the CLIP paper's 80."
+        },
     )
     labels: str | None = field(
         default=None, metadata={"help": "Names of the labels in order, with commas between; default the data's own."}
@@ -178,8 +182,8 @@ def load_pairs(arguments: CaptionDataArguments, seed: int) -> CaptionedImages:
     if arguments.streaming or arguments.text_column is not None:
         raise ValueError("--caption_templates makes captions of labels: leave --streaming and --text_column out")
     data = load_image_dataset(arguments.dataset, seed=seed, **shared)
-    names = data.label_names if arguments.labels is None else [name.strip() for name in arguments.labels.split(",")]
-    return captions_of_labels(data, "train", names, arguments.caption_templates)
+    names = label_names(arguments.labels, data.label_names)
+    return captions_of_labels(data, "train", names, prompt_templates(arguments.caption_templates))
 
 
 def check_batch(data: CaptionedImages, arguments: CLIPTrainingArguments) -> None:
