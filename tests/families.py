@@ -181,13 +181,6 @@ FAMILIES = [
         inputs=clip_inputs,
         towers=2,
     ),
-    Family(
-        "clip-sigmoid",
-        lambda: SuiteCLIPConfig(vision_config=TINY_CLIP_VISION, text_config=TINY_CLIP_TEXT, loss_type="sigmoid"),
-        ("AutoModel", "AutoModelForZeroShotImageClassification"),
-        inputs=clip_inputs,
-        towers=2,
-    ),
     Family("clip-image", lambda: SuiteCLIPVisionConfig(**TINY_CLIP_VISION), ("AutoModel",)),
     Family(
         "clip-text",
