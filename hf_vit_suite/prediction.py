@@ -13,7 +13,6 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForPreTraining,
-    AutoTokenizer,
     PretrainedConfig,
 )
 
@@ -170,14 +169,11 @@ def explain_reconstruction(model_name: str, pixel_values: Tensor, processor) -> 
 
 def explain_match(model_name: str, pixel_values: Tensor, processor, texts: Sequence[str]) -> Figure:
     """The patches that the match with each text rests on, for any CLIP of the suite or of transformers."""
+    towers = open_two_towers(model_name)
     # The weights of attention are what is explained; transformers' own models have them under this backend alone.
-    model = open_pretrained(AutoModel, model_name, attn_implementation="eager").eval()
-    if not hasattr(model, "get_text_features"):
-        raise ValueError(f"{model_name} compares no images with texts: it is a {model.config.model_type}")
-    tokenizer = open_pretrained(AutoTokenizer, model_name)
-    most_tokens = model.config.text_config.max_position_embeddings
-    tokens = tokenizer(list(texts), padding=True, truncation=True, max_length=most_tokens, return_tensors="pt")
-    return match_figure(model, pixel_values, tokens.input_ids, texts, processor)
+    towers.model.set_attn_implementation("eager")
+    input_ids = towers.tokenize(texts).input_ids
+    return match_figure(towers.model, pixel_values.to(towers.model.device), input_ids, texts, processor)
 
 
 FIGURES = {"attention": explain_attention, "reconstruction": explain_reconstruction}

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    BatchEncoding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..opening import open_pretrained
 from .features import best_device
@@ -40,20 +47,24 @@ class TwoTowers:
         """`[images, channels, height, width]` on the model's device -> `[images, projection]` of length 1."""
         return F.normalize(self.model.get_image_features(pixel_values=pixel_values).pooler_output.float(), dim=-1)
 
+    def tokenize(self, texts: Sequence[str]) -> BatchEncoding:
+        """Texts -> the text tower's arguments on the model's device; longer ones than the model reads are cut."""
+        config = self.model.config
+        return self.tokenizer(
+            list(texts),
+            padding="max_length" if config.model_type in READ_FULL_LENGTH else True,
+            truncation=True,
+            max_length=config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(self.model.device)
+
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64, bf16: bool = False) -> Tensor:
         """Texts -> `[texts, projection]` of length 1, on the CPU; longer ones than the model reads are cut."""
-        config, device = self.model.config, self.model.device
-        padding = "max_length" if config.model_type in READ_FULL_LENGTH else True
+        device = self.model.device
         features = []
         for start in tqdm(range(0, len(texts), batch_size), "texts", leave=False, disable=None):
-            tokens = self.tokenizer(
-                list(texts[start : start + batch_size]),
-                padding=padding,
-                truncation=True,
-                max_length=config.text_config.max_position_embeddings,
-                return_tensors="pt",
-            ).to(device)
+            tokens = self.tokenize(texts[start : start + batch_size])
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 pooled = self.model.get_text_features(**tokens).pooler_output
             features.append(F.normalize(pooled.float(), dim=-1).cpu())
