@@ -27,6 +27,11 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
         use_patch_bias: Whether the patch projection has a bias; CLIP's has none.
         use_pre_norm: Whether a norm stands between embeddings and blocks, as in CLIP.
         pooling: `"cls"`, the normalised class token; `"mean"`, the mean of the patch tokens, then the norm.
+        representation_size: Width of a linear layer with tanh behind the pooling, as ViT had in pretraining
+            (arXiv 2010.11929, section 3.1); `None` is without.
+        classifier_layers: Last layers whose class tokens, each normalised, the classifier reads side by side; DINO
+            and DINOv2 published classifiers of 4.
+        classifier_patch_mean: Whether the classifier also reads the mean of the normalised patch tokens, as DINOv2's.
         position_embedding_type: `"learned"`, or `"sincos"` for the fixed two-dimensional sine-cosine table.
         position_interpolation_antialias: Whether resizing the position table to another image size antialiases,
             as in DINOv2 with registers and timm; the first DINO, DINOv2 and transformers do not.
@@ -49,6 +54,9 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
     use_patch_bias: bool = True
     use_pre_norm: bool = False
     pooling: str = "cls"
+    representation_size: int | None = None
+    classifier_layers: int = 1
+    classifier_patch_mean: bool = False
     position_embedding_type: str = "learned"
     position_interpolation_antialias: bool = False
     position_interpolation_offset: float = 0.0
@@ -62,11 +70,18 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
         )
         super().__post_init__(**kwargs)
         self._check_choices()
+        self._check_classifier()
 
     @property
     def num_prefix_tokens(self) -> int:
         """Tokens in front of the patches: class, distillation, registers."""
         return 1 + int(self.use_distillation_token) + self.num_register_tokens
+
+    @property
+    def classifier_input_size(self) -> int:
+        """Width of what the classifier reads."""
+        pooled = self.representation_size or self.hidden_size
+        return pooled + (self.classifier_layers - 1 + int(self.classifier_patch_mean)) * self.hidden_size
 
     def vit_fields(self) -> dict:
         """What makes a plain vision transformer like this one, without what a family adds."""
@@ -83,6 +98,18 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
             raise ValueError(f"use_distillation_token needs pooling='cls', got {self.pooling!r}")
         if self.position_embedding_type == "sincos" and self.hidden_size % 4:
             raise ValueError(f"sincos positions need a hidden_size that is a multiple of 4, got {self.hidden_size}")
+
+    def _check_classifier(self) -> None:
+        if self.representation_size is not None:
+            self._check_positive(("representation_size",))
+        if not 1 <= self.classifier_layers <= self.num_hidden_layers:
+            raise ValueError(
+                f"classifier_layers must be from 1 to num_hidden_layers {self.num_hidden_layers}, "
+                f"got {self.classifier_layers}"
+            )
+        reads_more = self.classifier_layers > 1 or self.classifier_patch_mean
+        if reads_more and (self.pooling != "cls" or self.use_distillation_token):
+            raise ValueError("classifier_layers and classifier_patch_mean need pooling='cls' and one classifier")
 
 
 __all__ = ["SuiteViTConfig"]

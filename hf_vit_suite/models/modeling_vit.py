@@ -6,6 +6,7 @@ Shape flow (B batch, C channels, H W image, p patch side, N = prefix + H/p * W/p
     tokens        class, distillation, registers in front, positions added, norm where configured   [B, N, D]
     encoder       num_hidden_layers pre-norm blocks                             [B, N, D]
     norm, pool    class token or mean of the patches                            [B, D]
+    pre-logits    where configured, linear and tanh                             [B, representation]
     classifier    [B, K]; with a distillation token a second one, and the mean of both
 """
 
@@ -90,6 +91,11 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
         )
         self.encoder = Encoder(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.pre_logits = (
+            nn.Sequential(nn.Linear(config.hidden_size, config.representation_size), nn.Tanh())
+            if config.representation_size
+            else nn.Identity()
+        )
         self.post_init()
 
     @can_return_tuple
@@ -117,8 +123,8 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
 
         Returns:
             `last_hidden_state` `[batch, tokens, hidden]`, normalised for `pooling="cls"` and plain for `"mean"`, where
-            the norm acts on the mean; `pooler_output` `[batch, hidden]`; `hidden_states` and `attentions` where asked
-            for. With `return_dict=False` a tuple of these.
+            the norm acts on the mean; `pooler_output` `[batch, hidden]`, or `[batch, representation]` behind the
+            pre-logits; `hidden_states` and `attentions` where asked for. With `return_dict=False` a tuple of these.
 
         Raises:
             ValueError: If channels or sides don't suit the model, or a layer doesn't exist.
@@ -144,9 +150,13 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The last block's `[batch, tokens, hidden]` -> tokens to return and the pooled `[batch, hidden]`."""
         if self.config.pooling == "mean":
-            return tokens, self.norm(tokens[:, self.config.num_prefix_tokens :].mean(dim=1))
+            return tokens, self.pre_logits(self.norm(self.mean_of_patches(tokens)))
         tokens = self.norm(tokens)
-        return tokens, tokens[:, 0]
+        return tokens, self.pre_logits(tokens[:, 0])
+
+    def mean_of_patches(self, tokens: Tensor) -> Tensor:
+        """`[batch, tokens, hidden]` -> `[batch, hidden]`."""
+        return tokens[:, self.config.num_prefix_tokens :].mean(dim=1)
 
 
 class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
@@ -162,7 +172,7 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
     @staticmethod
     def make_head(config: SuiteViTConfig) -> nn.Module:
         """A linear layer to the labels; with none, the features themselves."""
-        return nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        return nn.Linear(config.classifier_input_size, config.num_labels) if config.num_labels else nn.Identity()
 
     @can_return_tuple
     def forward(
@@ -185,16 +195,19 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
             `loss` (mean over the batch) where labels are given, `logits` `[batch, labels]`, and the heads' own logits
             where there are two.
         """
+        _, output_hidden_states = self.wanted_outputs(output_attentions, output_hidden_states)
         outputs = self.vit(
             pixel_values,
             output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            output_hidden_states=output_hidden_states or self.config.classifier_layers > 1,
             attention_layers=attention_layers,
-            num_output_tokens=1 + int(self.config.use_distillation_token),
+            num_output_tokens=None
+            if self.config.classifier_patch_mean
+            else 1 + int(self.config.use_distillation_token),
             return_dict=True,
         )
         class_logits = distillation_logits = None
-        logits = self.classifier(outputs.pooler_output)
+        logits = self.classifier(self.classifier_features(outputs))
         if self.distillation_classifier is not None:
             class_logits = logits
             distillation_logits = self.distillation_classifier(outputs.last_hidden_state[:, 1])
@@ -202,11 +215,21 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
         return SuiteViTImageClassifierOutput(
             loss=self.compute_loss(logits, labels) if labels is not None else None,
             logits=logits,
-            hidden_states=outputs.hidden_states,
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
             attentions=outputs.attentions,
             class_logits=class_logits,
             distillation_logits=distillation_logits,
         )
+
+    def classifier_features(self, outputs: BaseModelOutputWithPooling) -> Tensor:
+        """What the classifier reads, `[batch, features]`: class tokens of the last layers, then the patches' mean."""
+        features = [outputs.pooler_output]
+        if self.config.classifier_layers > 1:
+            earlier = outputs.hidden_states[-self.config.classifier_layers : -1]
+            features = [*(self.vit.norm(tokens[:, 0]) for tokens in earlier), *features]
+        if self.config.classifier_patch_mean:
+            features.append(self.vit.mean_of_patches(outputs.last_hidden_state))
+        return torch.cat(features, dim=-1)
 
     def compute_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy with class numbers or probabilities, or what `config.problem_type` names; a scalar."""

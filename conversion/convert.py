@@ -1,0 +1,389 @@
+"""Reference weights to a folder that AutoModel opens, and back."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+import hf_vit_suite
+from hf_vit_suite.files import staged_file, staged_folder
+from hf_vit_suite.models.presets import PRESETS, preset_config
+
+from .layout import HEAD, Evidence, Form, Layout
+from .layouts import all_layouts, get_layout
+from .locating import Located, locate
+from .reading import NumpySource, SafetensorsSource, Source, open_weights
+from .rules import Plan, UnaccountedTensorsError, listed, plan_export, plan_import
+from .surroundings import label_fields, write_processors
+from .writing import in_turn, write_numpy, write_safetensors, write_torch
+
+# In the header of converted weights: what to write on the way back.
+RECORD = "reference"
+KINDS = {SafetensorsSource: "safetensors", NumpySource: "numpy"}
+
+Progress = Callable[[Iterable[tuple[str, Tensor]], int], Iterable[tuple[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference's weights, understood: what they are and how they become ours, before any number is read.
+
+    Args:
+        located: The files.
+        sources: The weight file, and that of the classifier where it is apart.
+        evidence: What is known of them.
+        layout: How they are laid out.
+        form: Which of its forms.
+        config: Our configuration.
+        plan: The steps.
+        planned: Shapes and types of our tensors, on the meta device.
+    """
+
+    located: Located
+    sources: tuple[Source, ...]
+    evidence: Evidence
+    layout: Layout
+    form: Form
+    config: PretrainedConfig
+    plan: Plan
+    planned: dict[str, Tensor]
+
+    def read(self, name: str) -> Tensor:
+        """One of their tensors."""
+        if name.startswith(HEAD):
+            return self.sources[1].read(name.removeprefix(HEAD))
+        return self.sources[0].read(name)
+
+    def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Our tensors, made one step at a time."""
+        return in_turn(self.plan.steps, self.read, dtype)
+
+
+def open_reference(
+    source: str | os.PathLike,
+    layout: str | None = None,
+    preset: str | None = None,
+    head: str | os.PathLike | None = None,
+    config_overrides: dict[str, Any] | None = None,
+) -> Reference:
+    """Recognises a reference's weights and plans how they become ours.
+
+    Args:
+        source: File, folder or Hub name.
+        layout: Its layout; default recognised.
+        preset: Architecture by name; default recognised from shapes.
+        head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
+        config_overrides: Config fields that are known better than weights tell them.
+
+    Raises:
+        ValueError: If nothing is found, a file can't be read, no layout suits, or tensors are unknown, missing or of
+            other shapes than the architecture's; the message lists them.
+    """
+    located = locate(source, layout)
+    sources = (open_weights(located.weights), *([open_weights(Path(head))] if head is not None else []))
+    described = {name: sources[0].describe(name) for name in sources[0].names()}
+    if head is not None:
+        described |= {HEAD + name: sources[1].describe(name) for name in sources[1].names()}
+    overrides = {**preset_fields(preset), **(config_overrides or {})}
+    evidence = Evidence(
+        shapes={name: tuple(tensor.shape) for name, tensor in described.items()},
+        root=sources[0].root,
+        kind=KINDS.get(type(sources[0]), "torch"),
+        settings=located.settings,
+        name=located.name,
+        overrides=overrides,
+    )
+    found, form = recognise(evidence, layout, located)
+    config = with_overrides(form.config(evidence), preset_fields(preset), config_overrides or {})
+    config = type(config)(**{**config.to_dict(), **label_fields(config)})
+    plan, planned = planned_import(form, config, described, located)
+    return Reference(located, sources, evidence, found, form, config, plan, planned)
+
+
+def preset_fields(preset: str | None) -> dict[str, Any]:
+    """What a preset says of the architecture; the labels are the weights' own."""
+    if preset is None:
+        return {}
+    preset_config(preset)  # raises where there is no such preset
+    return {name: value for name, value in PRESETS[preset][1].items() if name != "num_labels"}
+
+
+def with_overrides(config: PretrainedConfig, preset: dict[str, Any], own: dict[str, Any]) -> PretrainedConfig:
+    """A configuration with a preset's fields, those that its class has, and the user's own."""
+    if not (preset or own):
+        return config
+    fields = config.to_dict()
+    for name, value in {**{name: value for name, value in preset.items() if name in fields}, **own}.items():
+        if name not in fields:
+            raise ValueError(f"{type(config).__name__} has no field {name}")
+        fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
+    return type(config)(**fields)
+
+
+def recognise(evidence: Evidence, layout: str | None, located: Located) -> tuple[Layout, Form]:
+    """Layout and form of a source.
+
+    Raises:
+        ValueError: If none suits.
+    """
+    for candidate in all_layouts() if layout is None else [get_layout(layout)]:
+        if form := candidate.form_of(evidence):
+            return candidate, form
+    names = listed(list(evidence.shapes), shown=5)
+    if layout is not None:
+        raise ValueError(f"{located.weights} is not laid out as {layout} (it has {names})")
+    model_type = evidence.settings.get("model_type")
+    kind = f" of model type {model_type}" if model_type else ""
+    raise ValueError(f"{located.weights} holds no architecture{kind} that any layout knows (it has {names})")
+
+
+def planned_import(
+    form: Form, config: PretrainedConfig, described: dict[str, Tensor], located: Located
+) -> tuple[Plan, dict[str, Tensor]]:
+    """The steps, and our tensors' shapes, held against the model that is to have them."""
+    try:
+        plan = plan_import(form.rules(config), described)
+        planned = dict(in_turn(plan.steps, described.__getitem__, None))
+    except UnaccountedTensorsError as error:
+        raise ValueError(f"{located.weights} ({form.name}): {error}") from error
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{located.weights} has shapes that don't suit each other: {reason}") from error
+    with torch.device("meta"):
+        expected = form.model(config).state_dict()
+    if missing := sorted(set(expected) - set(planned)):
+        raise ValueError(f"{located.weights} lacks {len(missing)} tensors of its architecture: {listed(missing)}")
+    if others := [
+        f"{name} {list(planned[name].shape)} in place of {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if planned[name].shape != tensor.shape
+    ]:
+        raise ValueError(f"{located.weights} has {len(others)} tensors of other shapes: {listed(others, shown=4)}")
+    return plan, planned
+
+
+def convert(
+    source: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    layout: str | None = None,
+    preset: str | None = None,
+    dtype: torch.dtype | None = None,
+    head: str | os.PathLike | None = None,
+    config_overrides: dict[str, Any] | None = None,
+) -> PreTrainedModel:
+    """Reference weights to a folder that AutoModel opens, with processors and labels; numbers and types stay.
+
+    Args:
+        source: File, folder or Hub name.
+        output_dir: Folder to write.
+        layout: The source's layout; default recognised.
+        preset: Architecture by name; default recognised from shapes.
+        dtype: Type of the written weights; default the source's own, tensor by tensor.
+        head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
+        config_overrides: Config fields that are known better than weights tell them.
+
+    Returns:
+        The model, opened from the folder.
+
+    Raises:
+        ValueError: As `open_reference`; nothing is written then.
+    """
+    reference = open_reference(source, layout, preset, head, config_overrides)
+    write_model(reference, Path(output_dir), dtype)
+    return reference.form.model.from_pretrained(output_dir)
+
+
+def write_model(
+    reference: Reference, output_dir: Path, dtype: torch.dtype | None = None, show_progress: bool = False
+) -> None:
+    """Writes weights, config, model code, processors and labels, all or nothing."""
+    planned = {
+        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+        for name, tensor in reference.planned.items()
+    }
+    with torch.device("meta"):
+        model = reference.form.model(reference.config)
+    model.config.dtype = common_dtype(planned.values())
+    present = [name for name in reference.plan.dropped if name in reference.evidence.shapes]
+    record = {
+        "layout": reference.layout.name,
+        "form": reference.form.name,
+        "root": reference.evidence.root,
+        "constants": present,
+    }
+    with staged_folder(output_dir) as staging:
+        # The empty weights are written over; the rest, with the model's code, is as any saved model's.
+        model.save_pretrained(staging, state_dict={})
+        tensors = progress_of(reference.tensors(dtype), planned, show_progress)
+        metadata = {"format": "pt", RECORD: json.dumps(record)}
+        write_safetensors(staging / "model.safetensors", planned, tensors, metadata)
+        fields = reference.layout.image_processor(reference.config, reference.evidence)
+        write_processors(staging, reference.config, fields, reference.located.folder)
+
+
+def common_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
+    """The type in which a model is opened: that of all its numbers, or where they differ float32."""
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+
+def progress_of(
+    tensors: Iterable[tuple[str, Tensor]], planned: dict[str, Tensor], is_shown: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors, with a bar in bytes."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in planned.values())
+    with tqdm(total=total, unit="B", unit_scale=True, disable=not is_shown) as bar:
+        for name, tensor in tensors:
+            yield name, tensor
+            bar.update(tensor.numel() * tensor.element_size())
+
+
+def export_reference(
+    model_dir: str | os.PathLike,
+    path: str | os.PathLike,
+    layout: str,
+    dtype: torch.dtype | None = None,
+    head: str | os.PathLike | None = None,
+    show_progress: bool = False,
+) -> None:
+    """Writes one of our models in a reference's layout.
+
+    Args:
+        model_dir: Folder or Hub name of a model of the suite.
+        path: File to write; for transformers' layouts the folder.
+        layout: The layout.
+        dtype: Type of the written weights; default the model's own, tensor by tensor.
+        head: File for the classifier, where the layout keeps it apart from the backbone.
+        show_progress: Whether to show a bar.
+
+    Raises:
+        ValueError: If the layout has no place for the model; nothing is written then.
+    """
+    located = locate(model_dir)
+    if not str(located.settings.get("model_type", "")).startswith("suite_"):
+        raise ValueError(f"{model_dir} is no model of the suite: convert it first")
+    config = AutoConfig.from_pretrained(located.folder)
+    source = open_weights(located.weights)
+    record = json.loads(source.metadata().get(RECORD, "{}"))
+    record = record if record.get("layout") == layout else {}
+    form = form_for(get_layout(layout), config, record)
+    try:
+        plan = plan_export(form.rules(config), source.names(), record.get("constants"))
+    except UnaccountedTensorsError as error:
+        raise ValueError(f"{model_dir} does not fit the layout {layout}: {error}") from error
+    planned = dict(in_turn(plan.steps, source.describe, dtype))
+    check_target(form, Path(path), head, layout)
+    tensors = progress_of(in_turn(plan.steps, source.read, dtype), planned, show_progress)
+    write_reference(form, config, Path(path), head, planned, tensors, record.get("root", form.root), located)
+
+
+def form_for(layout: Layout, config: PretrainedConfig, record: dict[str, Any]) -> Form:
+    """The form of a layout that a model is written in: that which it came in, or the first that holds it.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    (architecture,) = config.architectures
+    forms = [form for form in layout.forms if form.model.__name__ == architecture and form.holds(config)]
+    if not forms:
+        raise ValueError(f"the layout {layout.name} has no form for this {architecture}")
+    return next((form for form in forms if form.name == record.get("form")), forms[0])
+
+
+def check_target(form: Form, path: Path, head: str | os.PathLike | None, layout: str) -> None:
+    """Refuses a file whose format can't hold the form."""
+    if form.settings is not None:
+        return
+    allowed = [".npz"] if form.suffix == ".npz" else [".pth", ".pt", ".bin"]
+    if form.suffix != ".npz" and not (form.root or form.is_nested):
+        allowed.append(".safetensors")
+    if path.suffix not in allowed:
+        raise ValueError(f"{path} must end with {' or '.join(allowed)} in the layout {layout}")
+    if (form.head_root is not None) != (head is not None):
+        raise ValueError(
+            f"{path}: the layout {layout} keeps the classifier in a file of its own: name it, --head FILE"
+            if head is None
+            else f"{head} would be empty: this model has no classifier that the layout {layout} keeps apart"
+        )
+
+
+def write_reference(
+    form: Form,
+    config: PretrainedConfig,
+    path: Path,
+    head: str | os.PathLike | None,
+    planned: dict[str, Tensor],
+    tensors: Iterable[tuple[str, Tensor]],
+    root: str,
+    located: Located,
+) -> None:
+    """Writes a file, or a folder where the form has settings."""
+    if form.settings is not None:
+        with staged_folder(path) as staging:
+            settings = json.dumps(form.settings(config), indent=2) + "\n"
+            (staging / "config.json").write_text(settings)
+            write_safetensors(staging / "model.safetensors", planned, tensors, {"format": "pt"})
+            copy_processors(located, staging)
+        return
+    with staged_file(path) as staging:
+        if path.suffix == ".npz":
+            write_numpy(staging, tensors, root)
+        elif path.suffix == ".safetensors":
+            write_safetensors(staging, planned, tensors, {"format": "pt"})
+        elif head is None:
+            write_torch(staging, tensors, root, form.is_nested)
+        else:
+            everything = dict(tensors)
+            heads = {name: everything.pop(name) for name in list(everything) if name.startswith(HEAD)}
+            write_torch(staging, everything.items(), root, form.is_nested)
+            with staged_file(head) as staged_head:
+                named = ((name.removeprefix(HEAD), tensor) for name, tensor in heads.items())
+                write_torch(staged_head, named, form.head_root, is_nested=False)
+
+
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def copy_processors(located: Located, folder: Path) -> None:
+    """Image processor and tokenizer are transformers' own here and there."""
+    for file in PROCESSOR_FILES:
+        if (located.folder / file).is_file():
+            (folder / file).write_bytes((located.folder / file).read_bytes())
+
+
+def load(name: str | os.PathLike, **options: Any) -> PreTrainedModel:
+    """Opens a model by whatever it is called: ours or a reference's, a file, a folder or a Hub name.
+
+    Args:
+        name: File, folder or Hub name.
+        **options: Of `from_pretrained` for models of the suite, of `open_reference` for others.
+
+    Returns:
+        The model, in evaluation mode, of the class that was saved.
+
+    Raises:
+        ValueError: If nothing is found, or it is no model that the suite knows.
+    """
+    located = locate(name, options.get("layout"))
+    if str(located.settings.get("model_type", "")).startswith("suite_"):
+        (architecture,) = located.settings["architectures"]
+        return getattr(hf_vit_suite, architecture).from_pretrained(located.folder, **options)
+    reference = open_reference(name, **options)
+    reference.config.dtype = common_dtype(reference.planned.values())
+    state = dict(reference.tensors(reference.config.dtype))
+    return reference.form.model.from_pretrained(None, config=reference.config, state_dict=state)

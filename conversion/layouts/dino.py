@@ -1,0 +1,165 @@
+"""DINO's .pth (arXiv 2104.14294): backbones, full checkpoints, and linear classifiers in files of their own.
+
+Source: https://github.com/facebookresearch/dino, `vision_transformer.py`, `main_dino.py` and `eval_linear.py`.
+"""
+
+from hf_vit_suite.models.configuration_dino import SuiteDINOConfig
+from hf_vit_suite.models.configuration_vit import SuiteViTConfig
+from hf_vit_suite.models.modeling_dino import SuiteDINOForPreTraining
+from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification, SuiteViTModel
+
+from ..layout import HEAD, Evidence, Form, Layout, cropped, encoder_fields, encoder_rules
+from ..rules import SAME, Change, Rule, chained, permuted, rename, reshaped, within
+
+TEACHER, STUDENT = "teacher.backbone.", "student.module.backbone."
+LINEAR = f"{HEAD}linear."
+
+
+def backbone(config: SuiteViTConfig) -> list[Rule]:
+    """The backbone."""
+    return [*encoder_rules(), rename("norm.{parameter}", "norm.{parameter}")]
+
+
+def head_rules(theirs: str, ours: str, config: SuiteDINOConfig) -> list[Rule]:
+    """A projection head, under the names that torch's weight norm had when DINO was published."""
+    layers = [
+        rename("mlp.{layer}.{parameter}", "layers.{layer}.{parameter}"),
+        rename("last_layer.weight_g", "prototypes.gain"),
+        rename("last_layer.weight_v", "prototypes.direction"),
+    ]
+    batch_norms = [
+        rename(f"mlp.{{layer}}.{name}", f"layers.{{layer}}.{name}")
+        for name in ("running_mean", "running_var", "num_batches_tracked")
+    ]
+    return within([*layers, *(batch_norms if config.head_batch_norm else [])], theirs, ours)
+
+
+def full(config: SuiteDINOConfig) -> list[Rule]:
+    """Student, teacher, heads and centre."""
+    return [
+        *within(backbone(config), TEACHER, "vit."),
+        *within(backbone(config), STUDENT, "student."),
+        *head_rules("teacher.head.", "teacher_head.", config),
+        *head_rules("student.module.head.", "student_head.", config),
+        rename("dino_loss.center", "center.logits", reshaped((1, -1), (-1,))),
+    ]
+
+
+def beside(config: SuiteViTConfig) -> Change:
+    """The published code lays class token and mean of the patches channel by channel, ours one after the other."""
+    if not config.classifier_patch_mean:
+        return SAME
+    labels, hidden = config.num_labels, config.hidden_size
+    return chained(
+        reshaped((labels, 2 * hidden), (labels, hidden, 2)),
+        permuted(0, 2, 1),
+        reshaped((labels, 2, hidden), (labels, 2 * hidden)),
+    )
+
+
+def classifier(config: SuiteViTConfig) -> list[Rule]:
+    """The backbone and its linear classifier."""
+    return [
+        *within(backbone(config), ours="vit."),
+        rename(f"{LINEAR}weight", "classifier.weight", beside(config)),
+        rename(f"{LINEAR}bias", "classifier.bias"),
+    ]
+
+
+def backbone_config(evidence: Evidence) -> SuiteViTConfig:
+    """The backbone's architecture."""
+    return SuiteViTConfig(**encoder_fields(evidence), position_interpolation_offset=0.1, num_labels=0)
+
+
+def classifier_config(evidence: Evidence) -> SuiteViTConfig:
+    """The classifier's: of small backbones it reads 4 class tokens, of base ones class token and mean."""
+    labels, width = evidence.shapes[f"{LINEAR}weight"]
+    fields = encoder_fields(evidence)
+    parts, rest = divmod(width, fields["hidden_size"])
+    if rest or parts not in (1, 2, 4):
+        raise ValueError(f"a classifier of {width} inputs does not belong to a backbone {fields['hidden_size']} wide")
+    return SuiteViTConfig(
+        **fields,
+        position_interpolation_offset=0.1,
+        classifier_layers=4 if parts == 4 else 1,
+        classifier_patch_mean=parts == 2,
+        num_labels=labels,
+    )
+
+
+def full_config(evidence: Evidence) -> SuiteDINOConfig:
+    """The architecture of backbone and head; that the gain was learned shows in gains other than 1, not in shapes."""
+    shapes = {
+        name.removeprefix(TEACHER): shape for name, shape in evidence.shapes.items() if name.startswith(TEACHER)
+    }
+    prototypes, bottleneck = evidence.shapes["teacher.head.last_layer.weight_v"]
+    linear = [
+        name
+        for name, shape in evidence.shapes.items()
+        if name.startswith("teacher.head.mlp.") and name.endswith(".weight") and len(shape) == 2
+    ]
+    fields = encoder_fields(evidence._replace(shapes=shapes))
+    return SuiteDINOConfig(
+        **fields,
+        num_prototypes=prototypes,
+        head_bottleneck_size=bottleneck,
+        head_num_layers=len(linear),
+        head_hidden_size=evidence.shapes["teacher.head.mlp.0.weight"][0],
+        head_batch_norm=evidence.has("teacher.head.mlp.1.running_mean"),
+        head_learned_gain=fields["hidden_size"] < 768,
+        num_labels=0,
+    )
+
+
+def is_backbone(evidence: Evidence) -> bool:
+    """Whether a file has a bare backbone, as only DINO's .pth do."""
+    return (
+        evidence.kind == "torch"
+        and not evidence.root
+        and evidence.has("cls_token", "pos_embed", "blocks.0.attn.qkv.weight", "norm.weight")
+        and not evidence.has("head.weight")
+    )
+
+
+def is_plain(config: SuiteViTConfig) -> bool:
+    """Whether a model is a plain vision transformer without what came after DINO."""
+    return (
+        config.pooling == "cls"
+        and config.mlp_type == "gelu"
+        and config.layer_scale_init_value is None
+        and not (config.use_mask_token or config.num_register_tokens or config.use_distillation_token)
+    )
+
+
+LAYOUT = Layout(
+    name="dino",
+    forms=(
+        Form(
+            name="full checkpoint",
+            model=SuiteDINOForPreTraining,
+            recognises=lambda evidence: evidence.has(f"{TEACHER}cls_token", f"{STUDENT}cls_token"),
+            config=full_config,
+            rules=full,
+            holds=lambda config: not config.patch_loss_weight,
+            is_nested=True,
+        ),
+        Form(
+            name="classifier",
+            model=SuiteViTForImageClassification,
+            recognises=lambda evidence: is_backbone(evidence) and evidence.has(f"{LINEAR}weight"),
+            config=classifier_config,
+            rules=classifier,
+            holds=is_plain,
+            head_root="state_dict.module.",
+        ),
+        Form(
+            name="backbone",
+            model=SuiteViTModel,
+            recognises=lambda evidence: is_backbone(evidence),
+            config=backbone_config,
+            rules=backbone,
+            holds=is_plain,
+        ),
+    ),
+    image_processor=lambda config, evidence: cropped(config),
+)

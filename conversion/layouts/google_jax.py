@@ -1,0 +1,108 @@
+"""Google's .npz files of ViT (arXiv 2010.11929) and AugReg (arXiv 2106.10270).
+
+Source: https://github.com/google-research/vision_transformer, `vit_jax/models_vit.py` and `checkpoint.py`.
+"""
+
+from hf_vit_suite.models.configuration_vit import SuiteViTConfig
+from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification
+
+from ..layout import BILINEAR, HALF, Evidence, Form, Layout, label_count, square_side, squeezed
+from ..rules import Rule, chained, fuse, permuted, rename, reshaped, within
+
+BLOCK = "Transformer/encoderblock_{layer}/"
+ATTENTION = "MultiHeadDotProductAttention_1/"
+TRANSPOSED = permuted(1, 0)
+
+
+def norm_rules(theirs: str, ours: str) -> list[Rule]:
+    """A layer norm."""
+    return [rename(f"{theirs}/scale", f"{ours}.weight"), rename(f"{theirs}/bias", f"{ours}.bias")]
+
+
+def linear_rules(theirs: str, ours: str) -> list[Rule]:
+    """A linear layer, whose kernel is `[inputs, outputs]` there."""
+    return [rename(f"{theirs}/kernel", f"{ours}.weight", TRANSPOSED), rename(f"{theirs}/bias", f"{ours}.bias")]
+
+
+def attention_rules(config: SuiteViTConfig) -> list[Rule]:
+    """Kernels of queries, keys and values are `[hidden, heads, d]` there, that of the output `[heads, d, hidden]`."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    by_head = chained(reshaped((hidden, heads, -1), (hidden, hidden)), TRANSPOSED)
+    parts = [f"{ATTENTION}{name}" for name in ("query", "key", "value")]
+    return [
+        fuse([f"{part}/kernel" for part in parts], "attention.qkv.weight", by_head),
+        fuse([f"{part}/bias" for part in parts], "attention.qkv.bias", reshaped((heads, -1), (hidden,))),
+        rename(
+            f"{ATTENTION}out/kernel",
+            "attention.proj.weight",
+            chained(reshaped((heads, -1, hidden), (hidden, hidden)), TRANSPOSED),
+        ),
+        rename(f"{ATTENTION}out/bias", "attention.proj.bias"),
+    ]
+
+
+def rules(config: SuiteViTConfig) -> list[Rule]:
+    """The table."""
+    block = [
+        *norm_rules("LayerNorm_0", "norm1"),
+        *attention_rules(config),
+        *norm_rules("LayerNorm_2", "norm2"),
+        *linear_rules("MlpBlock_3/Dense_0", "mlp.fc1"),
+        *linear_rules("MlpBlock_3/Dense_1", "mlp.fc2"),
+    ]
+    encoder = [
+        rename("cls", "embeddings.cls_token"),
+        rename("Transformer/posembed_input/pos_embedding", "embeddings.position_embeddings"),
+        rename("embedding/kernel", "embeddings.patch_embeddings.projection.weight", permuted(3, 2, 0, 1)),
+        rename("embedding/bias", "embeddings.patch_embeddings.projection.bias"),
+        *within(block, BLOCK, "encoder.blocks.{layer}."),
+        *norm_rules("Transformer/encoder_norm", "norm"),
+        *linear_rules("pre_logits", "pre_logits.0"),
+    ]
+    return [*within(encoder, ours="vit."), *linear_rules("head", "classifier")]
+
+
+def config(evidence: Evidence) -> SuiteViTConfig:
+    """The architecture, heads included, from shapes alone."""
+    shapes = evidence.shapes
+    patch, _, channels, hidden = shapes["embedding/kernel"]
+    first = BLOCK.replace("{layer}", "0")
+    return SuiteViTConfig(
+        hidden_size=hidden,
+        num_hidden_layers=len({name.split("/")[1] for name in shapes if name.startswith(BLOCK.split("{")[0])}),
+        num_attention_heads=shapes[f"{first}{ATTENTION}query/kernel"][1],
+        intermediate_size=shapes[f"{first}MlpBlock_3/Dense_0/kernel"][1],
+        patch_size=patch,
+        num_channels=channels,
+        image_size=patch * square_side(shapes["Transformer/posembed_input/pos_embedding"][1] - 1, evidence),
+        representation_size=shapes["pre_logits/bias"][0] if evidence.has("pre_logits/bias") else None,
+        num_labels=label_count(evidence, "head/bias"),
+    )
+
+
+def holds(config: SuiteViTConfig) -> bool:
+    """Whether a classifier is a ViT of the paper."""
+    return (
+        config.pooling == "cls"
+        and config.mlp_type == "gelu"
+        and config.hidden_act == "gelu"
+        and config.qkv_bias
+        and config.classifier_input_size == (config.representation_size or config.hidden_size)
+    )
+
+
+LAYOUT = Layout(
+    name="google-jax",
+    forms=(
+        Form(
+            name="classifier",
+            model=SuiteViTForImageClassification,
+            recognises=lambda evidence: evidence.has("embedding/kernel", "cls"),
+            config=config,
+            rules=rules,
+            holds=holds,
+            suffix=".npz",
+        ),
+    ),
+    image_processor=lambda config, evidence: squeezed(config, HALF, HALF, BILINEAR),
+)

@@ -1,0 +1,151 @@
+"""open_clip's CLIP, .pth or safetensors, with GELU or QuickGELU, with softmax or sigmoid loss.
+
+Source: https://github.com/mlfoundations/open_clip, `src/open_clip/model.py` and `transformer.py`. The names are those
+of OpenAI's code.
+"""
+
+from typing import Any
+
+from hf_vit_suite.models.configuration_clip import SuiteCLIPConfig
+from hf_vit_suite.models.modeling_clip import SuiteCLIPModel
+
+from ..layout import BICUBIC, BILINEAR, Evidence, Form, Layout, cropped, number_of_heads, square_side, squeezed
+from ..rules import Change, Rule, rename, reshaped, within, permuted
+
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+LEADING_ONE = Change(lambda tensor: tensor.unsqueeze(0), lambda tensor: tensor.squeeze(0))
+
+BLOCK = {
+    "ln_1.{parameter}": "norm1.{parameter}",
+    "attn.in_proj_{parameter}": "attention.qkv.{parameter}",
+    "attn.out_proj.{parameter}": "attention.proj.{parameter}",
+    "ln_2.{parameter}": "norm2.{parameter}",
+    "mlp.c_fc.{parameter}": "mlp.fc1.{parameter}",
+    "mlp.c_proj.{parameter}": "mlp.fc2.{parameter}",
+}
+
+
+def blocks() -> list[Rule]:
+    """The blocks of either tower."""
+    renamed = [rename(theirs, ours) for theirs, ours in BLOCK.items()]
+    return within(renamed, "transformer.resblocks.{layer}.", "encoder.blocks.{layer}.")
+
+
+def rules(config: SuiteCLIPConfig) -> list[Rule]:
+    """Both towers. Projections are multiplied from the right there, as linear layers here."""
+    vision = [
+        rename("conv1.{parameter}", "embeddings.patch_embeddings.projection.{parameter}"),
+        rename("class_embedding", "embeddings.cls_token", reshaped((-1,), (1, 1, -1))),
+        rename("positional_embedding", "embeddings.position_embeddings", LEADING_ONE),
+        rename("ln_pre.{parameter}", "pre_norm.{parameter}"),
+        *blocks(),
+        rename("ln_post.{parameter}", "norm.{parameter}"),
+    ]
+    text = [
+        rename("token_embedding.weight", "embeddings.token_embeddings.weight"),
+        rename("positional_embedding", "embeddings.position_embeddings", LEADING_ONE),
+        *blocks(),
+        rename("ln_final.{parameter}", "norm.{parameter}"),
+    ]
+    return [
+        *within(vision, "visual.", "vision_model."),
+        rename("visual.proj", "visual_projection.weight", permuted(1, 0)),
+        *within(text, "", "text_model."),
+        rename("text_projection", "text_projection.weight", permuted(1, 0)),
+        rename("logit_scale", "logit_scale"),
+        rename("logit_bias", "logit_bias"),
+    ]
+
+
+def config(evidence: Evidence) -> SuiteCLIPConfig:
+    """The architecture of both towers; the activation is in no weight but in the config or the name."""
+    shapes = evidence.shapes
+    hidden, channels, patch, _ = shapes["visual.conv1.weight"]
+    text_hidden = shapes["ln_final.weight"][0]
+    if not evidence.has("visual.proj", "text_projection"):
+        raise ValueError("this CLIP has no plain projections")
+    told = evidence.settings.get("model_cfg", {})
+    is_quick = told.get("quick_gelu", "quickgelu" in evidence.name.lower())
+    activation = {"hidden_act": "quick_gelu" if is_quick else "gelu"}
+    return SuiteCLIPConfig(
+        vision_config={
+            "hidden_size": hidden,
+            "num_hidden_layers": evidence.count("visual.transformer.resblocks."),
+            "num_attention_heads": vision_heads(hidden, evidence),
+            "intermediate_size": shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0],
+            "patch_size": patch,
+            "num_channels": channels,
+            "image_size": patch * square_side(shapes["visual.positional_embedding"][0] - 1, evidence),
+            **activation,
+        },
+        text_config={
+            "hidden_size": text_hidden,
+            "num_hidden_layers": evidence.count("transformer.resblocks."),
+            # 64 channels a head in every published text tower.
+            "num_attention_heads": told.get("text_cfg", {}).get("heads") or max(1, text_hidden // 64),
+            "intermediate_size": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
+            "vocab_size": shapes["token_embedding.weight"][0],
+            "max_position_embeddings": shapes["positional_embedding"][0],
+            **special_tokens(shapes["token_embedding.weight"][0]),
+            **activation,
+        },
+        projection_dim=shapes["visual.proj"][1],
+        loss_type="sigmoid" if evidence.has("logit_bias") else "softmax",
+    )
+
+
+def vision_heads(hidden: int, evidence: Evidence) -> int:
+    """Heads of the image tower, which open_clip's config tells by their width."""
+    width = evidence.settings.get("model_cfg", {}).get("vision_cfg", {}).get("head_width")
+    return hidden // width if width else number_of_heads(hidden, evidence)
+
+
+def special_tokens(vocabulary: int) -> dict[str, int]:
+    """Start and end of text are the last two tokens; what fills a text up is behind the end and never seen."""
+    return {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
+
+
+def is_clip(evidence: Evidence) -> bool:
+    """Whether names are those of OpenAI's code, with a vision transformer."""
+    return evidence.has("visual.conv1.weight", "visual.class_embedding", "token_embedding.weight", "logit_scale")
+
+
+def holds(config: SuiteCLIPConfig) -> bool:
+    """Whether open_clip's own vision transformer is the image tower."""
+    vision = config.vision_config
+    return (
+        vision.use_pre_norm
+        and not vision.use_patch_bias
+        and vision.mlp_type == "gelu"
+        and vision.layer_scale_init_value is None
+        and vision.num_prefix_tokens == 1
+        and vision.pooling == "cls"
+    )
+
+
+def image_processor(config: SuiteCLIPConfig, evidence: Evidence) -> dict[str, Any]:
+    """CLIP's, or what open_clip's config says."""
+    told = evidence.settings.get("preprocess_cfg", {})
+    mean, std = list(told.get("mean", CLIP_MEAN)), list(told.get("std", CLIP_STD))
+    resample = BILINEAR if told.get("interpolation") == "bilinear" else BICUBIC
+    if told.get("resize_mode") == "squash":
+        return squeezed(config.vision_config, mean, std, resample)
+    return cropped(config.vision_config, 1.0, mean, std, resample)
+
+
+LAYOUT = Layout(
+    name="open-clip",
+    forms=(
+        Form(
+            name="both towers",
+            model=SuiteCLIPModel,
+            recognises=is_clip,
+            config=config,
+            rules=rules,
+            holds=holds,
+            suffix=".safetensors",
+        ),
+    ),
+    image_processor=image_processor,
+)

@@ -1,0 +1,56 @@
+"""OpenAI's CLIP archives (arXiv 2103.00020): TorchScript with weights mostly in float16.
+
+Source: https://github.com/openai/CLIP, `clip/model.py` and `clip/clip.py`, whose `load` also opens the plain file of
+the same tensors that is written here. Its activation is QuickGELU.
+"""
+
+import torch
+
+from hf_vit_suite.models.configuration_clip import SuiteCLIPConfig
+from hf_vit_suite.models.modeling_clip import SuiteCLIPModel
+
+from ..layout import Evidence, Form, Layout
+from ..rules import Rule, constant
+from . import open_clip
+
+
+def rules(config: SuiteCLIPConfig) -> list[Rule]:
+    """open_clip's table, and the three numbers that OpenAI's code stored beside."""
+    numbers = {
+        "input_resolution": config.vision_config.image_height_width[0],
+        "context_length": config.text_config.max_position_embeddings,
+        "vocab_size": config.text_config.vocab_size,
+    }
+    return [
+        *[constant(name, torch.tensor(value), f"{value}, as the shapes tell") for name, value in numbers.items()],
+        *open_clip.rules(config),
+    ]
+
+
+def config(evidence: Evidence) -> SuiteCLIPConfig:
+    """open_clip's, with QuickGELU."""
+    found = open_clip.config(evidence)
+    for tower in (found.vision_config, found.text_config):
+        tower.hidden_act = "quick_gelu"
+    return found
+
+
+LAYOUT = Layout(
+    name="openai-clip",
+    forms=(
+        Form(
+            name="both towers",
+            model=SuiteCLIPModel,
+            recognises=lambda evidence: open_clip.is_clip(evidence) and evidence.has("input_resolution"),
+            config=config,
+            rules=rules,
+            holds=lambda config: (
+                open_clip.holds(config)
+                and config.loss_type == "softmax"
+                and config.vision_config.hidden_act == config.text_config.hidden_act == "quick_gelu"
+            ),
+            suffix=".pt",
+        ),
+    ),
+    image_processor=open_clip.image_processor,
+)

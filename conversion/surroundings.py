@@ -1,0 +1,111 @@
+"""What makes converted weights work in a pipeline at once: labels, image processor, tokenizer."""
+
+import gzip
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPProcessor,
+    CLIPTokenizer,
+    PretrainedConfig,
+    ViTImageProcessor,
+)
+
+from hf_vit_suite.models.configuration_clip import SuiteCLIPConfig
+
+logger = logging.getLogger(__name__)
+
+PAPERS_TOKENIZER = "openai/clip-vit-base-patch32"
+PAPERS_VOCABULARY = 49408
+# How the paper's vocabulary is cut from the file of all merges that were learned: 256 bytes, alone and at a word's
+# end, the merges, start and end of text.
+PAPERS_MERGES = PAPERS_VOCABULARY - 2 * 256 - 2
+IMAGENET_21K_LABELS = 21843
+
+
+def label_fields(config: PretrainedConfig) -> dict[str, Any]:
+    """Names of ImageNet's labels where a classifier has as many and no names; empty otherwise."""
+    if not config.num_labels or config.id2label.get(0) != "LABEL_0":
+        return {}
+    names: list[str] = []
+    if config.num_labels == 1000:
+        names = torchvision.models.get_model_weights("resnet50").DEFAULT.meta["categories"]
+    elif config.num_labels == IMAGENET_21K_LABELS and importlib.util.find_spec("timm"):
+        from timm.data import ImageNetInfo
+
+        names = ImageNetInfo("imagenet21k_goog").label_descriptions()
+    return {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}} if names else {}
+
+
+def write_processors(output_dir: Path, config: PretrainedConfig, fields: dict[str, Any], folder: Path | None) -> None:
+    """Writes the image processor and for CLIP the tokenizer, the source's own where it has them.
+
+    Args:
+        output_dir: Folder to write to.
+        config: Of the model.
+        fields: The image processor's, by the layout.
+        folder: Where the source lies, `None` for a file alone.
+    """
+    is_clip = isinstance(config, SuiteCLIPConfig)
+    if folder is not None and (folder / "preprocessor_config.json").is_file():
+        image_processor = AutoImageProcessor.from_pretrained(folder)
+    else:
+        image_processor = (CLIPImageProcessor if is_clip else ViTImageProcessor)(**fields)
+    tokenizer = clip_tokenizer(config, folder) if is_clip else None
+    if tokenizer is None:
+        image_processor.save_pretrained(output_dir)
+    else:
+        CLIPProcessor(image_processor, tokenizer).save_pretrained(output_dir)
+        image_processor.save_pretrained(output_dir)
+
+
+def clip_tokenizer(config: SuiteCLIPConfig, folder: Path | None) -> CLIPTokenizer | None:
+    """The source's tokenizer, or the paper's from open_clip's package or the Hub; `None` where it can't be had."""
+    length = config.text_config.max_position_embeddings
+    if folder is not None and any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        return AutoTokenizer.from_pretrained(folder)
+    if config.text_config.vocab_size != PAPERS_VOCABULARY:
+        logger.warning("no tokenizer was written: the vocabulary is not CLIP's, and none lies beside the weights")
+        return None
+    if package := importlib.util.find_spec("open_clip"):
+        merges = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+        return papers_tokenizer(gzip.decompress(merges.read_bytes()).decode(), length)
+    try:
+        return CLIPTokenizer.from_pretrained(PAPERS_TOKENIZER, model_max_length=length)
+    except (OSError, ValueError):
+        logger.warning("no tokenizer was written: install open_clip_torch, or let the Hub be reached for it")
+        return None
+
+
+def papers_tokenizer(text: str, length: int) -> CLIPTokenizer:
+    """The paper's tokenizer from its file of merges, whose first line is a title.
+
+    Args:
+        text: Two parts a line, the most frequent first.
+        length: Most tokens of a text.
+    """
+    merges = [tuple(line.split()) for line in text.split("\n")[1 : PAPERS_MERGES + 1]]
+    characters = printable_bytes()
+    tokens = [
+        *characters,
+        *(character + "</w>" for character in characters),
+        *("".join(pair) for pair in merges),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    return CLIPTokenizer(
+        vocab={token: number for number, token in enumerate(tokens)}, merges=merges, model_max_length=length
+    )
+
+
+def printable_bytes() -> list[str]:
+    """A visible character for each byte, as GPT-2's tokenizer orders them: those that are visible, then the rest."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = 256 - len(visible)
+    return [chr(byte) for byte in visible] + [chr(256 + number) for number in range(hidden)]

@@ -1,0 +1,108 @@
+"""The tensors of a TorchScript archive, read without running any of its code.
+
+Such an archive is a zip with a pickle that builds modules of classes from its own source. Here every class stands for
+a bag of attributes, and nothing else can be named, so that unpickling calls no code but this file's.
+"""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# The tree of modules and the names of tensors; a CLIP's are below 1 MB.
+LARGEST_PICKLE = 64 * 2**20
+
+
+class Module:
+    """A module of the archive: what its pickle sets, and none of its code."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state
+
+
+class StorageType:
+    """Stands for torch's classes of storages by their type of number."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+
+
+STORAGES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+}
+
+
+def rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
+    """A tensor on its storage; torch refuses what would reach beyond it."""
+    return storage.as_strided(size, stride, offset)
+
+
+def rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
+    """A parameter is its tensor."""
+    return data
+
+
+def plain_list(values: list) -> list:
+    """TorchScript's typed lists are lists."""
+    return values
+
+
+class ArchiveUnpickler(pickle.Unpickler):
+    """Unpickles tensors, containers, and bags of attributes in place of classes."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str):
+        super().__init__(archive.open(f"{folder}/data.pkl"))
+        self.archive, self.folder = archive, folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return Module
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
+            return rebuild_tensor
+        if module == "torch._utils" and name == "_rebuild_parameter":
+            return rebuild_parameter
+        if module == "torch" and name in STORAGES:
+            return StorageType(STORAGES[name])
+        if module == "torch.jit._pickle" and name.startswith("build_"):
+            return plain_list
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        raise pickle.UnpicklingError(f"it holds code ({module}.{name}), which is never run")
+
+    def persistent_load(self, key: tuple) -> Tensor:
+        _, storage_type, name, _, _ = key
+        content = bytearray(self.archive.read(f"{self.folder}/data/{name}"))
+        return torch.frombuffer(content, dtype=storage_type.dtype) if content else torch.empty(0)
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers by name.
+
+    Raises:
+        pickle.UnpicklingError: If the archive names any code but its modules.
+    """
+    with zipfile.ZipFile(path) as archive:
+        (member,) = [member for member in archive.infolist() if member.filename.endswith("/data.pkl")]
+        if member.file_size > LARGEST_PICKLE:
+            raise pickle.UnpicklingError(f"its pickle has {member.file_size} bytes")
+        return dict(tensors_of(ArchiveUnpickler(archive, member.filename.removesuffix("/data.pkl")).load(), ""))
+
+
+def tensors_of(module: Module, prefix: str):
+    """Tensors of a module and those in it, with their names."""
+    if not isinstance(module, Module) or not isinstance(getattr(module, "attributes", None), dict):
+        raise pickle.UnpicklingError("it holds no module")
+    for name, value in module.attributes.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, Module):
+            yield from tensors_of(value, f"{prefix}{name}.")
