@@ -28,8 +28,6 @@ from .writing import in_turn, write_numpy, write_safetensors, write_torch
 RECORD = "reference"
 KINDS = {SafetensorsSource: "safetensors", NumpySource: "numpy"}
 
-Progress = Callable[[Iterable[tuple[str, Tensor]], int], Iterable[tuple[str, Tensor]]]
-
 
 @dataclass(frozen=True)
 class Reference:
@@ -201,9 +199,21 @@ def convert(
 
 
 def write_model(
-    reference: Reference, output_dir: Path, dtype: torch.dtype | None = None, show_progress: bool = False
+    reference: Reference,
+    output_dir: Path,
+    dtype: torch.dtype | None = None,
+    show_progress: bool = False,
+    check: Callable[[PreTrainedModel], None] | None = None,
 ) -> None:
-    """Writes weights, config, model code, processors and labels, all or nothing."""
+    """Writes weights, config, model code, processors and labels, all or nothing.
+
+    Args:
+        reference: What to write.
+        output_dir: Folder to write.
+        dtype: Type of the written weights; default the source's own.
+        show_progress: Whether to show a bar.
+        check: Sees the model opened from what was written, and raises where that may not stay.
+    """
     planned = {
         name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
         for name, tensor in reference.planned.items()
@@ -226,6 +236,8 @@ def write_model(
         write_safetensors(staging / "model.safetensors", planned, tensors, metadata)
         fields = reference.layout.image_processor(reference.config, reference.evidence)
         write_processors(staging, reference.config, fields, reference.located.folder)
+        if check is not None:
+            check(reference.form.model.from_pretrained(staging))
 
 
 def common_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
@@ -252,7 +264,7 @@ def export_reference(
     dtype: torch.dtype | None = None,
     head: str | os.PathLike | None = None,
     show_progress: bool = False,
-) -> None:
+) -> dict[str, str]:
     """Writes one of our models in a reference's layout.
 
     Args:
@@ -262,6 +274,9 @@ def export_reference(
         dtype: Type of the written weights; default the model's own, tensor by tensor.
         head: File for the classifier, where the layout keeps it apart from the backbone.
         show_progress: Whether to show a bar.
+
+    Returns:
+        Names of our tensors that the layout has no place for and its models do without, and why.
 
     Raises:
         ValueError: If the layout has no place for the model; nothing is written then.
@@ -282,6 +297,7 @@ def export_reference(
     check_target(form, Path(path), head, layout)
     tensors = progress_of(in_turn(plan.steps, source.read, dtype), planned, show_progress)
     write_reference(form, config, Path(path), head, planned, tensors, record.get("root", form.root), located)
+    return plan.dropped
 
 
 def form_for(layout: Layout, config: PretrainedConfig, record: dict[str, Any]) -> Form:

@@ -1,7 +1,7 @@
 """What a layout is: how its files look, which of our models they hold, and by which rules."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from transformers import PretrainedConfig
@@ -30,9 +30,9 @@ class Evidence(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]]
     root: str = ""
     kind: str = "torch"
-    settings: Mapping[str, Any] = {}  # noqa: RUF012 (never changed)
+    settings: Mapping[str, Any] = {}
     name: str = ""
-    overrides: Mapping[str, Any] = {}  # noqa: RUF012 (never changed)
+    overrides: Mapping[str, Any] = {}
 
     def has(self, *names: str) -> bool:
         """Whether all of these tensors are there."""
@@ -88,11 +88,13 @@ class Layout:
         name: What users call it.
         forms: Its kinds of files, the more particular first.
         image_processor: Fields of the image processor for a source: mean, std, size, interpolation, crop.
+        package: The package whose model checks a conversion.
     """
 
     name: str
     forms: tuple[Form, ...]
-    image_processor: Callable[[PretrainedConfig, Evidence], dict[str, Any]] = field(repr=False)
+    image_processor: Callable[[PretrainedConfig, Evidence], dict[str, Any]]
+    package: str = "timm"
 
     def form_of(self, evidence: Evidence) -> Form | None:
         """The form that a source is of."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 # What folders and repositories call their weights, the safer formats first, and the settings that belong to each.
 WEIGHT_FILES = {
@@ -103,5 +103,3 @@ def parts_of(path: Path) -> list[str]:
     if not path.name.endswith(".index.json"):
         return []
     return sorted(set(json.loads(path.read_text())["weight_map"].values()))
-
-

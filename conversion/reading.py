@@ -28,10 +28,8 @@ TORCH_TYPES = {name: dtype for dtype, name in SAFETENSORS_TYPES.items()}
 # Compressed files may hold long runs of zeros (the empty heads of published files do), bombs a thousandfold.
 LARGEST_EXPANSION = 20
 # Values beside the weights that training leaves in a checkpoint.
-BOOKKEEPING = frozenset(
-    "arch args best_acc config epoch fp16_scaler iteration loss_scaler lr_scheduler max_accuracy metric name optimizer "
-    "scaler scheduler version".split()
-)
+BOOKKEEPING = {"arch", "args", "best_acc", "config", "epoch", "fp16_scaler", "iteration", "loss_scaler"}
+BOOKKEEPING |= {"lr_scheduler", "max_accuracy", "metric", "name", "optimizer", "scaler", "scheduler", "version"}
 ROOTS = ("model", "state_dict")
 
 
@@ -220,7 +218,9 @@ def open_weights(path: Path) -> Source:
         return SafetensorsSource(path)
     if start[:1] == b"\x80":
         return TorchSource(path, unpickled(path, mmap=False))
-    raise WeightFileError(f"{path} is no weight file: expected safetensors, torch's .pth, a TorchScript archive or .npz")
+    raise WeightFileError(
+        f"{path} is no weight file: expected safetensors, torch's .pth, a TorchScript archive or .npz"
+    )
 
 
 def open_sharded(path: Path) -> Source:
@@ -276,5 +276,3 @@ def unpickled(path: Path, mmap: bool) -> Any:
         raise WeightFileError(f"{path} {reason}: get it as safetensors from its publisher") from error
     except Exception as error:  # torch's reader raises of all kinds at damaged files
         raise WeightFileError(f"{path} is cut off or damaged: {str(error).splitlines()[0]}") from error
-
-

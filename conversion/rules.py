@@ -97,6 +97,11 @@ def drop(theirs: str, reason: str) -> Rule:
     return Rule((theirs,), (), lambda *_: (), None, reason)
 
 
+def leave(ours: str, reason: str) -> Rule:
+    """Tensors of ours that the layout has no place for and its models do without; they are not written."""
+    return Rule((), (ours,), lambda: (), lambda *_: (), reason)
+
+
 def constant(theirs: str, value: Tensor, reason: str, is_optional: bool = False) -> Rule:
     """A tensor whose value the architecture tells; another value is an error.
 
@@ -169,7 +174,7 @@ def plan_import(rules: Iterable[Rule], names: Iterable[str]) -> Plan:
     """
     remaining, steps, dropped = dict.fromkeys(names), [], {}
     for rule in rules:
-        for found in matches(rule.theirs, remaining):
+        for found in matches(rule.theirs, remaining) if rule.theirs else ():
             inputs = filled(rule.theirs, found)
             steps.append(Step(inputs, filled(rule.ours, found), rule.to_ours))
             if not rule.ours:
@@ -189,7 +194,7 @@ def plan_export(rules: Iterable[Rule], names: Iterable[str], constants: Iterable
     Raises:
         UnaccountedTensorsError: If there are tensors that the layout has no place for; the message lists them.
     """
-    remaining, steps = dict.fromkeys(names), []
+    remaining, steps, dropped = dict.fromkeys(names), [], {}
     for rule in rules:
         if rule.to_theirs is None:
             continue
@@ -198,9 +203,12 @@ def plan_export(rules: Iterable[Rule], names: Iterable[str], constants: Iterable
                 steps.append(Step((), rule.theirs, rule.to_theirs))
             continue
         for found in matches(rule.ours, remaining):
-            steps.append(Step(filled(rule.ours, found), filled(rule.theirs, found), rule.to_theirs))
+            inputs = filled(rule.ours, found)
+            steps.append(Step(inputs, filled(rule.theirs, found), rule.to_theirs))
+            if not rule.theirs:
+                dropped.update(dict.fromkeys(inputs, rule.reason))
     refuse_unaccounted(remaining)
-    return Plan(steps, {})
+    return Plan(steps, dropped)
 
 
 def matches(patterns: Sequence[str], remaining: dict[str, None]) -> list[dict[str, str]]:

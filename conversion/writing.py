@@ -1,4 +1,4 @@
-"""Writing weight files tensor by tensor, so that no more than one rule's tensors is in memory where a format allows."""
+"""Writing weight files tensor by tensor, so that one rule's tensors are in memory at a time where a format allows."""
 
 import json
 import zipfile

@@ -26,6 +26,7 @@ _EXPORTS = {
     "SuiteViTForImageClassification": "models.modeling_vit",
     "SuiteViTModel": "models.modeling_vit",
     "list_presets": "models.presets",
+    "load": "conversion",
     "preset_config": "models.presets",
 }
 

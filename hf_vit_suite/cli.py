@@ -93,8 +93,16 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Converts reference weights, or writes a model in a reference's layout."""
+    from .conversion.command import run
+
+    run(arguments.rest)
+    return 0
+
+
 # Their own parsers read their arguments; the options of transformers take seconds to import.
-WITH_OWN_PARSER = (run_finetune, run_pretrain_mae, run_pretrain_dino, run_pretrain_clip, run_evaluate)
+WITH_OWN_PARSER = (run_finetune, run_pretrain_mae, run_pretrain_dino, run_pretrain_clip, run_evaluate, run_convert)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -122,6 +130,8 @@ def build_parser() -> argparse.ArgumentParser:
         method.set_defaults(run=run)
 
     add("evaluate", run_evaluate, "measure features, a classifier or a CLIP; --help lists the ways", add_help=False)
+
+    add("convert", run_convert, "reference weights to a model, or back; --help lists the options", add_help=False)
 
     predict = add("predict", run_predict, "classify images")
     predict.add_argument("model", help="folder or Hub name of a classifier, or with --labels of a CLIP")

@@ -41,6 +41,7 @@ def form(is_third: bool) -> Form:
         holds=lambda config: (
             timm.holds(config, True)
             and config.pooling == "cls"
+            and not config.use_mask_token
             and config.mlp_type == "gelu"
             and (config.layer_scale_init_value is not None) == is_third
         ),

@@ -89,9 +89,7 @@ def classifier_config(evidence: Evidence) -> SuiteViTConfig:
 
 def full_config(evidence: Evidence) -> SuiteDINOConfig:
     """The architecture of backbone and head; that the gain was learned shows in gains other than 1, not in shapes."""
-    shapes = {
-        name.removeprefix(TEACHER): shape for name, shape in evidence.shapes.items() if name.startswith(TEACHER)
-    }
+    shapes = {name.removeprefix(TEACHER): shape for name, shape in evidence.shapes.items() if name.startswith(TEACHER)}
     prototypes, bottleneck = evidence.shapes["teacher.head.last_layer.weight_v"]
     linear = [
         name

@@ -14,7 +14,10 @@ from ..rules import Rule, rename, within
 
 def backbone(config: SuiteViTConfig) -> list[Rule]:
     """The backbone."""
-    gated = [rename("mlp.w12.{parameter}", "mlp.gate_up.{parameter}"), rename("mlp.w3.{parameter}", "mlp.down.{parameter}")]
+    gated = [
+        rename("mlp.w12.{parameter}", "mlp.gate_up.{parameter}"),
+        rename("mlp.w3.{parameter}", "mlp.down.{parameter}"),
+    ]
     return [
         *encoder_rules(),
         rename("mask_token", "embeddings.mask_token"),
@@ -38,9 +41,7 @@ def backbone_fields(evidence: Evidence) -> dict[str, Any]:
     return {
         **encoder_fields(evidence),
         "mlp_type": "swiglu" if is_gated else "gelu",
-        "intermediate_size": shapes["blocks.0.mlp.w3.weight"][1]
-        if is_gated
-        else shapes["blocks.0.mlp.fc1.weight"][0],
+        "intermediate_size": shapes["blocks.0.mlp.w3.weight"][1] if is_gated else shapes["blocks.0.mlp.fc1.weight"][0],
         "layer_scale_init_value": 1.0,
         "use_mask_token": evidence.has("mask_token"),
         "num_register_tokens": shapes["register_tokens"][1] if has_registers else 0,

@@ -10,7 +10,7 @@ from hf_vit_suite.models.configuration_clip import SuiteCLIPConfig
 from hf_vit_suite.models.modeling_clip import SuiteCLIPModel
 
 from ..layout import BICUBIC, BILINEAR, Evidence, Form, Layout, cropped, number_of_heads, square_side, squeezed
-from ..rules import Change, Rule, rename, reshaped, within, permuted
+from ..rules import Change, Rule, permuted, rename, reshaped, within
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
@@ -148,4 +148,5 @@ LAYOUT = Layout(
         ),
     ),
     image_processor=image_processor,
+    package="open_clip",
 )

@@ -53,4 +53,5 @@ LAYOUT = Layout(
         ),
     ),
     image_processor=open_clip.image_processor,
+    package="open_clip",
 )

@@ -26,7 +26,7 @@ from ..layout import (
     label_count,
     layer_scale_rules,
 )
-from ..rules import Rule, rename, within
+from ..rules import Rule, leave, rename, within
 
 
 def with_class_position(cls_token: Tensor, pos_embed: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,6 +62,7 @@ def encoder_rules(config: SuiteViTConfig, has_class_position: bool) -> list[Rule
     ]
     norm = "fc_norm" if config.pooling == "mean" else "norm"
     return [
+        leave("embeddings.mask_token", "timm's models mask no patches"),
         rename("dist_token", "embeddings.distillation_token"),
         rename("reg_token", "embeddings.register_tokens"),
         *(tokens if has_class_position else [CLASS_WITHOUT_POSITION]),
@@ -124,7 +125,8 @@ def activation_and_epsilon(evidence: Evidence) -> dict[str, Any]:
 def holds(config: SuiteViTConfig, has_class_position: bool) -> bool:
     """Whether timm has such a model: its registers come with positions that start at the patches."""
     reads_pooled = config.classifier_layers == 1 and not config.classifier_patch_mean
-    return reads_pooled and has_class_position == (config.num_register_tokens == 0) and not config.use_mask_token
+    is_possible = config.num_register_tokens == 0 if has_class_position else not config.use_distillation_token
+    return reads_pooled and is_possible
 
 
 def form(has_head: bool, with_class_position: bool) -> Form:

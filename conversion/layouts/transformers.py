@@ -19,25 +19,35 @@ from hf_vit_suite.models.modeling_clip import SuiteCLIPModel
 from hf_vit_suite.models.modeling_mae import SuiteMAEForPreTraining, SuiteMAEModel
 from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification, SuiteViTModel
 
-from ..layout import HALF, BILINEAR, Evidence, Form, Layout, cropped, joined_heads, squeezed
+from ..layout import BILINEAR, HALF, Evidence, Form, Layout, cropped, joined_heads, squeezed
 from ..rules import Rule, constant, fuse, rename, reshaped, within
 from .open_clip import CLIP_MEAN, CLIP_STD, LEADING_ONE
 
-SHARED_FIELDS = (
-    "hidden_size num_hidden_layers num_attention_heads hidden_act layer_norm_eps hidden_dropout_prob "
-    "attention_probs_dropout_prob initializer_range image_size patch_size num_channels qkv_bias"
-).split()
-DECODER_FIELDS = (
-    "decoder_hidden_size decoder_num_hidden_layers decoder_num_attention_heads decoder_intermediate_size mask_ratio "
-    "norm_pix_loss"
-).split()
-CLIP_TOWER_FIELDS = (
-    "hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act layer_norm_eps projection_dim"
-).split()
-CLIP_IMAGE_FIELDS = ["image_size", "patch_size", "num_channels"]
+BLOCK_FIELDS = ["hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps"]
+IMAGE_FIELDS = ["image_size", "patch_size", "num_channels"]
+SHARED_FIELDS = [
+    *BLOCK_FIELDS,
+    *IMAGE_FIELDS,
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "qkv_bias",
+]
+DECODER_FIELDS = [
+    "decoder_hidden_size",
+    "decoder_num_hidden_layers",
+    "decoder_num_attention_heads",
+    "decoder_intermediate_size",
+    "mask_ratio",
+    "norm_pix_loss",
+]
+CLIP_TOWER_FIELDS = [*BLOCK_FIELDS, "intermediate_size", "projection_dim"]
 CLIP_TEXT_FIELDS = ["vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"]
 # In CLIP's first configurations the end of text was written as 2, and found as the largest number of a text.
 LEGACY_END_OF_TEXT = 2
+
+# What a folder has beyond an encoder.
+HEADS = ("classifier", "cls_classifier", "decoder.decoder_embed")
 
 ATTENTION_V4 = [
     joined_heads(tuple(f"attention.attention.{name}" for name in ("query", "key", "value")), "attention.qkv"),
@@ -245,7 +255,7 @@ def mae_config(evidence: Evidence) -> SuiteMAEConfig:
 def clip_config(evidence: Evidence) -> SuiteCLIPConfig:
     """Of CLIP."""
     theirs = their_config(evidence)
-    vision = {name: getattr(theirs.vision_config, name) for name in (*CLIP_TOWER_FIELDS, *CLIP_IMAGE_FIELDS)}
+    vision = {name: getattr(theirs.vision_config, name) for name in (*CLIP_TOWER_FIELDS, *IMAGE_FIELDS)}
     text = {name: getattr(theirs.text_config, name) for name in (*CLIP_TOWER_FIELDS, *CLIP_TEXT_FIELDS)}
     if text["eos_token_id"] == LEGACY_END_OF_TEXT:
         last = text["vocab_size"] - 1
@@ -295,11 +305,9 @@ def mae_settings(config: SuiteMAEConfig, architecture: str) -> dict[str, Any]:
 
 def clip_settings(config: SuiteCLIPConfig) -> dict[str, Any]:
     """Of CLIP."""
-    vision = {name: getattr(config.vision_config, name) for name in (*CLIP_TOWER_FIELDS, *CLIP_IMAGE_FIELDS)}
+    vision = {name: getattr(config.vision_config, name) for name in (*CLIP_TOWER_FIELDS, *IMAGE_FIELDS)}
     text = {name: getattr(config.text_config, name) for name in (*CLIP_TOWER_FIELDS, *CLIP_TEXT_FIELDS)}
-    theirs = AutoConfig.for_model(
-        "clip", vision_config=vision, text_config=text, projection_dim=config.projection_dim
-    )
+    theirs = AutoConfig.for_model("clip", vision_config=vision, text_config=text, projection_dim=config.projection_dim)
     theirs.architectures = ["CLIPModel"]
     return theirs.to_dict()
 
@@ -331,7 +339,9 @@ def of_type(*model_types: str, head: str | None = None) -> Callable[[Evidence], 
     """Recognises folders of a family, with this head or without any."""
 
     def recognises(evidence: Evidence) -> bool:
-        has_head = any(evidence.has(f"{name}.weight") for name in ("classifier", "cls_classifier", "decoder.decoder_embed"))
+        has_head = any(
+            evidence.has(f"{name}.weight") for name in ("classifier", "cls_classifier", "decoder.decoder_embed")
+        )
         return evidence.settings.get("model_type") in model_types and (
             evidence.has(f"{head}.weight") if head else not has_head
         )
@@ -470,7 +480,7 @@ def layout(name: str, version: int) -> Layout:
         )
         for form in forms(version)
     ]
-    return Layout(name=name, forms=tuple(of_version), image_processor=image_processor)
+    return Layout(name=name, forms=tuple(of_version), image_processor=image_processor, package="transformers")
 
 
 LAYOUT = layout("transformers", version=4)

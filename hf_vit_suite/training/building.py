@@ -1,6 +1,5 @@
 """The model and image processor that fine-tuning starts from."""
 
-import json
 import logging
 
 from torch import nn
@@ -15,6 +14,7 @@ from transformers import (
 )
 from transformers.image_utils import PILImageResampling
 
+from ..argument_types import parse_overrides
 from ..models.presets import preset_config
 from ..opening import is_pretrained_encoder, open_pretrained
 from .arguments import ModelArguments
@@ -44,31 +44,6 @@ def build_model(arguments: ModelArguments, label_names: list[str]) -> tuple[PreT
     if arguments.lora:
         model = add_adapters(model, arguments.lora_rank)
     return model, processor
-
-
-def parse_overrides(text: str | None) -> dict:
-    """`"num_hidden_layers=6,pooling=mean"` -> `{"num_hidden_layers": 6, "pooling": "mean"}`.
-
-    A dot leads into a part: `"vision_config.patch_size=8"` -> `{"vision_config": {"patch_size": 8}}`.
-
-    Raises:
-        ValueError: If a part has no `=`.
-    """
-    overrides = {}
-    for part in (text or "").split(","):
-        name, separator, value = part.partition("=")
-        if part and not separator:
-            raise ValueError(f"--config_overrides takes name=value pairs with commas between, got {part!r}")
-        if part:
-            *parents, name = name.strip().split(".")
-            fields = overrides
-            for parent in parents:
-                fields = fields.setdefault(parent, {})
-            try:
-                fields[name] = json.loads(value)
-            except json.JSONDecodeError:
-                fields[name] = value.strip()
-    return overrides
 
 
 def label_fields(label_names: list[str]) -> dict:

@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
+from ..argument_types import parse_overrides
 from ..data import CaptionedImages, UnlabelledImages, load_unlabelled_images
 from ..files import staged_folder
 from ..hub import ENCODER, Pretrained, PretrainedFacts, pretrained_card
@@ -23,7 +24,7 @@ from ..models.configuration_trunk import TrunkConfig
 from ..models.presets import list_presets, preset_config
 from ..opening import open_pretrained
 from .arguments import SuiteTrainingArguments
-from .building import parse_overrides, set_input_size
+from .building import set_input_size
 from .figures import PRETRAINING_CURVES, pretraining_curves
 from .results import command_line, training_sentence
 from .trainer import SuiteTrainer

@@ -16,12 +16,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..argument_types import parse_overrides
 from ..data import CaptionedImages, input_size, train_tokenizer
 from ..models.configuration_clip import SuiteCLIPConfig
 from ..models.configuration_vit import SuiteViTConfig
 from ..models.presets import list_presets, preset_config
 from ..opening import is_pretrained_encoder, open_pretrained
-from .building import parse_overrides, set_input_size, take_over_encoder
+from .building import set_input_size, take_over_encoder
 
 DEFAULT_PRESET = "clip_vit_b_32"
 PAPER_TOKENIZER = "openai/clip-vit-base-patch32"

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from hf_vit_suite import SuiteDINOConfig
+from hf_vit_suite.argument_types import parse_overrides
 from hf_vit_suite.data import load_unlabelled_images
 from hf_vit_suite.training import self_distillation
-from hf_vit_suite.training.building import parse_overrides
 from hf_vit_suite.training.dino import (
     DINOModelArguments,
     DINORecipeArguments,
