@@ -219,8 +219,7 @@ def write_model(
         for name, tensor in reference.planned.items()
     }
     with torch.device("meta"):
-        model = reference.form.model(reference.config)
-    model.config.dtype = common_dtype(planned.values())
+        model = reference.form.model(reference.config).to(common_dtype(planned.values()))
     present = [name for name in reference.plan.dropped if name in reference.evidence.shapes]
     record = {
         "layout": reference.layout.name,

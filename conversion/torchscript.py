@@ -51,8 +51,8 @@ def rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
 
-def plain_list(values: list) -> list:
-    """TorchScript's typed lists are lists."""
+def untyped(values: Any, *_: Any) -> Any:
+    """TorchScript's typed containers are plain ones."""
     return values
 
 
@@ -72,8 +72,8 @@ class ArchiveUnpickler(pickle.Unpickler):
             return rebuild_parameter
         if module == "torch" and name in STORAGES:
             return StorageType(STORAGES[name])
-        if module == "torch.jit._pickle" and name.startswith("build_"):
-            return plain_list
+        if module == "torch.jit._pickle" and (name.startswith("build_") or name == "restore_type_tag"):
+            return untyped
         if (module, name) == ("collections", "OrderedDict"):
             return dict
         raise pickle.UnpicklingError(f"it holds code ({module}.{name}), which is never run")

@@ -117,7 +117,8 @@ ROUTES = {
     rf"PUT /storage/{OID}": "store",
     rf"POST /{REPO}/verify": "verify",
     rf"POST /api/models/{REPO}/commit/main": "commit",
-    rf"GET /api/models/{REPO}": "model",
+    rf"GET /api/models/{REPO}(?:/revision/main)?": "model",
+    rf"GET /api/models/{REPO}/tree/(?P<revision>[^/]+)": "tree",
     rf"(?:HEAD|GET) /{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)": "resolve",
     rf"GET /storage/{OID}": "fetch",
     r"GET /api/agent-harnesses": "harnesses",
@@ -274,7 +275,12 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.hub.objects[oid], ETag=f'"{oid}"')
 
     def model(self, repo: str) -> None:
-        self.answer({"id": repo, "sha": self.existing(repo)})
+        siblings = [{"rfilename": path} for path in self.hub.files(repo)]
+        self.answer({"id": repo, "sha": self.existing(repo), "siblings": siblings})
+
+    def tree(self, repo: str, revision: str) -> None:
+        files = self.hub.files(repo, revision)
+        self.answer([{"type": "file", "path": path, "size": len(files[path]), "oid": "0"} for path in files])
 
     def harnesses(self) -> None:
         """The list by which the client finds out whether an agent runs it; here a list of none."""

@@ -97,7 +97,7 @@ def test_unknown_tensors_are_listed_in_both_directions():
 def test_a_part_of_a_fused_group_is_not_used_alone():
     source = theirs()
     del source["layer0/k.bias"]
-    with pytest.raises(UnaccountedTensorsError, match="layer0/q.bias"):
+    with pytest.raises(UnaccountedTensorsError, match=r"layer0/q\.bias"):
         plan_import(RULES, source)
 
 
