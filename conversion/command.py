@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def write_out(parsed: argparse.Namespace, dtype) -> None:
     """One of our models in a reference's layout."""
-    from .convert import export_reference
+    from .export import export_reference
 
     dropped = export_reference(parsed.source, parsed.out, parsed.to, dtype, parsed.head, show_progress=True)
     print_dropped(dropped)

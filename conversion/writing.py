@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 # The names that the format has for types: https://github.com/huggingface/safetensors#format
 SAFETENSORS_TYPES = {
@@ -22,6 +23,9 @@ SAFETENSORS_TYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+# In the header of converted weights: what to write on the way back.
+RECORD = "reference"
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 
@@ -103,3 +107,12 @@ def in_turn(steps: Iterable, read, dtype: torch.dtype | None) -> Iterator[tuple[
     for step in steps:
         for name, tensor in zip(step.outputs, step.run(*map(read, step.inputs)), strict=True):
             yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def progress_of(tensors: NamedTensors, planned: dict[str, Tensor], is_shown: bool) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors, with a bar in bytes."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in planned.values())
+    with tqdm(total=total, unit="B", unit_scale=True, disable=not is_shown) as bar:
+        for name, tensor in tensors:
+            yield name, tensor
+            bar.update(tensor.numel() * tensor.element_size())

@@ -90,6 +90,8 @@ def own_labels(model_name: str) -> Classifier:
     config = open_pretrained(AutoConfig, model_name)
     if type(config) in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING and not is_classifier(config):
         raise ValueError(f'{model_name} has no labels of its own: say what to tell apart, --labels "a cat,a dog"')
+    if not config.num_labels:
+        raise ValueError(f"{model_name} is an encoder without labels: fine-tune it first, hf-vit-suite finetune")
     model = open_pretrained(AutoModelForImageClassification, model_name).eval()
     processor = open_pretrained(AutoImageProcessor, model_name)
     return lambda pixel_values: model(pixel_values).logits, processor, model.config.id2label
@@ -148,7 +150,8 @@ def explain(
 
 def explain_attention(model_name: str, pixel_values: Tensor, processor) -> Figure:
     """The last layer's attention of a classifier or an encoder, `pixel_values` `[1, channels, height, width]`."""
-    if is_pretrained_encoder(open_pretrained(AutoConfig, model_name)):
+    config = open_pretrained(AutoConfig, model_name)
+    if is_pretrained_encoder(config) or not config.num_labels:
         model = open_pretrained(AutoModel, model_name).eval()
         model = getattr(model, "vision_model", model)  # of two towers the one of images
         return attention_figure(pixel_values, class_token_attention(model, pixel_values), processor, ["image"])

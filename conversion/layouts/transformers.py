@@ -349,99 +349,67 @@ def of_type(*model_types: str, head: str | None = None) -> Callable[[Evidence], 
     return recognises
 
 
-def dinov2_prefix(config: SuiteViTConfig) -> str:
-    """What DINOv2's encoder is called in a classifier."""
-    return "dinov2_with_registers" if config.num_register_tokens else "dinov2"
+def vit_form(version: int, model_type: str, heads: dict[str, str], architecture: str) -> Form:
+    """ViT or DeiT, with heads or without."""
+    encoder = vit_encoder(version)
+    is_distilled = model_type == "deit"
+    return Form(
+        name=f"{model_type} {'classifier' if heads else 'encoder'}",
+        model=SuiteViTForImageClassification if heads else SuiteViTModel,
+        recognises=of_type(model_type, head=next(reversed(heads), None)),
+        config=vit_config,
+        rules=lambda config: with_heads(encoder, model_type, heads) if heads else encoder,
+        holds=lambda config: is_plain(config) and config.use_distillation_token == is_distilled,
+        settings=lambda config: vit_settings(config, model_type, architecture),
+        suffix=".safetensors",
+    )
+
+
+def dinov2_form(version: int, has_head: bool, architecture: str) -> Form:
+    """DINOv2, with and without registers."""
+    encoder = dinov2_encoder(version)
+
+    def rules(config: SuiteViTConfig) -> list[Rule]:
+        prefix = "dinov2_with_registers" if config.num_register_tokens else "dinov2"
+        return with_heads(encoder, prefix, {"classifier": "classifier"}) if has_head else encoder
+
+    return Form(
+        name=f"dinov2 {'classifier' if has_head else 'encoder'}",
+        model=SuiteViTForImageClassification if has_head else SuiteViTModel,
+        recognises=of_type("dinov2", "dinov2_with_registers", head="classifier" if has_head else None),
+        config=dinov2_config,
+        rules=rules,
+        holds=lambda config: is_dinov2(config) and (config.classifier_patch_mean or not has_head),
+        settings=lambda config: dinov2_settings(config, architecture),
+        suffix=".safetensors",
+    )
+
+
+def mae_form(version: int, has_decoder: bool, architecture: str) -> Form:
+    """MAE, with its decoder or without."""
+    return Form(
+        name=f"vit_mae {'with decoder' if has_decoder else 'encoder'}",
+        model=SuiteMAEForPreTraining if has_decoder else SuiteMAEModel,
+        recognises=of_type("vit_mae", head="decoder.decoder_embed" if has_decoder else None),
+        config=mae_config,
+        rules=lambda config: autoencoder(version) if has_decoder else vit_encoder(version),
+        settings=lambda config: mae_settings(config, architecture),
+        suffix=".safetensors",
+    )
 
 
 def forms(version: int) -> tuple[Form, ...]:
     """Every family, under the names of a version."""
-    folder = {"suffix": ".safetensors"}
+    deit_heads = {"cls_classifier": "classifier", "distillation_classifier": "distillation_classifier"}
     return (
-        Form(
-            name="vit classifier",
-            model=SuiteViTForImageClassification,
-            recognises=of_type("vit", head="classifier"),
-            config=vit_config,
-            rules=lambda config: with_heads(vit_encoder(version), "vit", {"classifier": "classifier"}),
-            holds=lambda config: is_plain(config) and not config.use_distillation_token,
-            settings=lambda config: vit_settings(config, "vit", "ViTForImageClassification"),
-            **folder,
-        ),
-        Form(
-            name="vit encoder",
-            model=SuiteViTModel,
-            recognises=of_type("vit"),
-            config=vit_config,
-            rules=lambda config: vit_encoder(version),
-            holds=lambda config: is_plain(config) and not config.use_distillation_token,
-            settings=lambda config: vit_settings(config, "vit", "ViTModel"),
-            **folder,
-        ),
-        Form(
-            name="deit classifier",
-            model=SuiteViTForImageClassification,
-            recognises=of_type("deit", head="distillation_classifier"),
-            config=vit_config,
-            rules=lambda config: with_heads(
-                vit_encoder(version),
-                "deit",
-                {"cls_classifier": "classifier", "distillation_classifier": "distillation_classifier"},
-            ),
-            holds=lambda config: is_plain(config) and config.use_distillation_token,
-            settings=lambda config: vit_settings(config, "deit", "DeiTForImageClassificationWithTeacher"),
-            **folder,
-        ),
-        Form(
-            name="deit encoder",
-            model=SuiteViTModel,
-            recognises=of_type("deit"),
-            config=vit_config,
-            rules=lambda config: vit_encoder(version),
-            holds=lambda config: is_plain(config) and config.use_distillation_token,
-            settings=lambda config: vit_settings(config, "deit", "DeiTModel"),
-            **folder,
-        ),
-        Form(
-            name="dinov2 classifier",
-            model=SuiteViTForImageClassification,
-            recognises=of_type("dinov2", "dinov2_with_registers", head="classifier"),
-            config=dinov2_config,
-            rules=lambda config: with_heads(
-                dinov2_encoder(version), dinov2_prefix(config), {"classifier": "classifier"}
-            ),
-            holds=lambda config: is_dinov2(config) and config.classifier_patch_mean,
-            settings=lambda config: dinov2_settings(config, "Dinov2ForImageClassification"),
-            **folder,
-        ),
-        Form(
-            name="dinov2 encoder",
-            model=SuiteViTModel,
-            recognises=of_type("dinov2", "dinov2_with_registers"),
-            config=dinov2_config,
-            rules=lambda config: dinov2_encoder(version),
-            holds=is_dinov2,
-            settings=lambda config: dinov2_settings(config, "Dinov2Model"),
-            **folder,
-        ),
-        Form(
-            name="vit_mae with decoder",
-            model=SuiteMAEForPreTraining,
-            recognises=of_type("vit_mae", head="decoder.decoder_embed"),
-            config=mae_config,
-            rules=lambda config: autoencoder(version),
-            settings=lambda config: mae_settings(config, "ViTMAEForPreTraining"),
-            **folder,
-        ),
-        Form(
-            name="vit_mae encoder",
-            model=SuiteMAEModel,
-            recognises=of_type("vit_mae"),
-            config=mae_config,
-            rules=lambda config: vit_encoder(version),
-            settings=lambda config: mae_settings(config, "ViTMAEModel"),
-            **folder,
-        ),
+        vit_form(version, "vit", {"classifier": "classifier"}, "ViTForImageClassification"),
+        vit_form(version, "vit", {}, "ViTModel"),
+        vit_form(version, "deit", deit_heads, "DeiTForImageClassificationWithTeacher"),
+        vit_form(version, "deit", {}, "DeiTModel"),
+        dinov2_form(version, True, "Dinov2ForImageClassification"),
+        dinov2_form(version, False, "Dinov2Model"),
+        mae_form(version, True, "ViTMAEForPreTraining"),
+        mae_form(version, False, "ViTMAEModel"),
         Form(
             name="clip",
             model=SuiteCLIPModel,
@@ -450,7 +418,7 @@ def forms(version: int) -> tuple[Form, ...]:
             rules=clip,
             holds=lambda config: config.loss_type == "softmax" and config.vision_config.use_pre_norm,
             settings=clip_settings,
-            **folder,
+            suffix=".safetensors",
         ),
     )
 

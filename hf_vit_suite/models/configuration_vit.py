@@ -102,6 +102,8 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
     def _check_classifier(self) -> None:
         if self.representation_size is not None:
             self._check_positive(("representation_size",))
+            if self.model_type != SuiteViTConfig.model_type:
+                raise ValueError(f"representation_size is for {SuiteViTConfig.model_type}, not for {self.model_type}")
         if not 1 <= self.classifier_layers <= self.num_hidden_layers:
             raise ValueError(
                 f"classifier_layers must be from 1 to num_hidden_layers {self.num_hidden_layers}, "

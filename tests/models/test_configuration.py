@@ -41,11 +41,21 @@ from hf_vit_suite import SuiteViTConfig
             "sincos positions need a hidden_size that is a multiple of 4, got 30",
         ),
         ({"out_features": ["stage99"]}, "stage99"),
+        ({"representation_size": 0}, "representation_size must be at least 1, got 0"),
+        ({"classifier_layers": 13}, "classifier_layers must be from 1 to num_hidden_layers 12, got 13"),
+        ({"classifier_patch_mean": True, "pooling": "mean"}, "need pooling='cls' and one classifier"),
     ],
 )
 def test_bad_value_is_refused_with_field_value_and_remedy(fields: dict, message: str):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         SuiteViTConfig(**fields)
+
+
+@pytest.mark.parametrize("fields", [{"pooling": "mean"}, {"classifier_layers": 4, "classifier_patch_mean": True}])
+def test_what_the_classifier_reads_survives_a_file(fields: dict, tmp_path):
+    SuiteViTConfig(**fields).save_pretrained(tmp_path)
+    reopened = SuiteViTConfig.from_pretrained(tmp_path)
+    assert {name: getattr(reopened, name) for name in fields} == fields
 
 
 def test_every_field_survives_a_file(tmp_path):
@@ -74,9 +84,11 @@ def test_every_field_survives_a_file(tmp_path):
         "position_embedding_type": "sincos",
         "position_interpolation_antialias": True,
         "position_interpolation_offset": 0.1,
+        "representation_size": 24,
     }
     own = set(SuiteViTConfig().vit_fields())
-    assert own == {*fields, "pooling"}  # which has a test of its own, as a distillation token excludes the mean
+    excluded = {"pooling", "classifier_layers", "classifier_patch_mean"}  # by a distillation token; they have a test
+    assert own == {*fields, *excluded}
     config = SuiteViTConfig(**fields, out_features=["stage1", "stage3"], id2label={0: "cat", 1: "dog", 2: "owl"})
     config.save_pretrained(tmp_path)
     reopened = SuiteViTConfig.from_pretrained(tmp_path)
@@ -90,11 +102,6 @@ def test_every_field_survives_a_file(tmp_path):
     assert reopened.id2label == {0: "cat", 1: "dog", 2: "owl"}
     assert reopened.image_height_width == (64, 96)
     assert reopened.grid_height_width == (8, 12)
-
-
-def test_mean_pooling_survives_a_file(tmp_path):
-    SuiteViTConfig(pooling="mean").save_pretrained(tmp_path)
-    assert SuiteViTConfig.from_pretrained(tmp_path).pooling == "mean"
 
 
 def test_distillation_and_register_tokens_count_as_prefix():
