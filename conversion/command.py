@@ -81,4 +81,4 @@ def read_in(parsed: argparse.Namespace, dtype) -> None:
 def print_dropped(dropped: dict[str, str]) -> None:
     """Tensors that stay behind, and why."""
     for name, reason in dropped.items():
-        print(f"not kept: {name} ({reason})")
+        print(f"not stored: {name} ({reason})")
