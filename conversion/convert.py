@@ -97,7 +97,7 @@ def open_reference(
     )
     found, form = recognise(evidence, layout, located)
     config = with_overrides(form.config(evidence), preset_fields(preset), config_overrides or {})
-    config = type(config)(**{**config.to_dict(), **label_fields(config)})
+    config = type(config)(**{**config.to_dict(), **label_fields(config, evidence.settings)})
     plan, planned = planned_import(form, config, described, located)
     return Reference(located, sources, evidence, found, form, config, plan, planned)
 

@@ -186,6 +186,17 @@ def encoder_fields(evidence: Evidence, positioned_prefix: int = 1) -> dict[str, 
     }
 
 
+def has_published_blocks(config: PretrainedConfig) -> bool:
+    """Whether what weights don't tell is as published: exact GELU, epsilon 1e-6, biases, no norm in front."""
+    return (
+        config.hidden_act == "gelu"
+        and config.layer_norm_eps == 1e-6
+        and config.qkv_bias
+        and config.use_patch_bias
+        and not config.use_pre_norm
+    )
+
+
 def label_count(evidence: Evidence, name: str = "head.bias") -> int:
     """Labels of a classifier, 0 without one."""
     return evidence.shapes[name][0] if evidence.has(name) else 0

@@ -135,7 +135,7 @@ class TorchSource(Source):
     def flattened(self, content: dict) -> dict[str, Tensor]:
         tensors, others = {}, set()
         for name, value in content.items():
-            if isinstance(value, Tensor):
+            if isinstance(name, str) and isinstance(value, Tensor):
                 tensors[name] = value
             elif isinstance(value, dict) and value and all(isinstance(part, Tensor) for part in value.values()):
                 tensors.update({f"{name}.{part}": tensor for part, tensor in value.items()})
@@ -167,7 +167,7 @@ class NumpySource(Source):
         try:
             self.arrays = np.load(path, allow_pickle=False)
             self.meta = {name: self.describe_array(name) for name in self.arrays.files}
-        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        except (ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError) as error:
             raise WeightFileError(f"{path} is no .npz of plain arrays: {error}") from error
         prefix = "opt/target/"  # how Flax's optimisers saved their model
         if self.meta and all(name.startswith(prefix) for name in self.meta):

@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,34 @@ PAPERS_VOCABULARY = 49408
 # How the paper's vocabulary is cut from the file of all merges that were learned: 256 bytes, alone and at a word's
 # end, the merges, start and end of text.
 PAPERS_MERGES = PAPERS_VOCABULARY - 2 * 256 - 2
-IMAGENET_21K_LABELS = 21843
+IMAGENET_LABELS, IMAGENET_21K_LABELS = 1000, 21843
 
 
-def label_fields(config: PretrainedConfig) -> dict[str, Any]:
-    """Names of ImageNet's labels where a classifier has as many and no names; empty otherwise."""
+def label_fields(config: PretrainedConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of a classifier's labels where it has numbers alone; empty otherwise.
+
+    Args:
+        config: Of the model.
+        settings: What lies beside the weights.
+    """
     if not config.num_labels or config.id2label.get(0) != "LABEL_0":
         return {}
-    names: list[str] = []
-    if config.num_labels == 1000:
-        names = torchvision.models.get_model_weights("resnet50").DEFAULT.meta["categories"]
-    elif config.num_labels == IMAGENET_21K_LABELS and importlib.util.find_spec("timm"):
+    names = label_names(config.num_labels, settings)
+    return {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}} if names else {}
+
+
+def label_names(count: int, settings: Mapping[str, Any]) -> list[str]:
+    """timm's settings' names, or ImageNet's where there are as many labels; empty where neither is so."""
+    own = settings.get("label_names") or []
+    if len(own) == count:
+        return own
+    if count == IMAGENET_LABELS:
+        return torchvision.models.get_model_weights("resnet50").DEFAULT.meta["categories"]
+    if count == IMAGENET_21K_LABELS and importlib.util.find_spec("timm"):
         from timm.data import ImageNetInfo
 
-        names = ImageNetInfo("imagenet21k_goog").label_descriptions()
-    return {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}} if names else {}
+        return ImageNetInfo("imagenet21k_goog").label_descriptions()
+    return []
 
 
 def write_processors(output_dir: Path, config: PretrainedConfig, fields: dict[str, Any], folder: Path | None) -> None:

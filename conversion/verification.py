@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -156,12 +156,15 @@ def run_timm(reference: Reference, inputs: Inputs) -> Outputs:
 
 
 def timm_model(reference: Reference, state: dict[str, Tensor], num_classes: int) -> nn.Module:
-    """timm's vision transformer of the architecture."""
+    """timm's vision transformer: the one that the file's settings name, or one of the architecture."""
+    import timm
     from timm.layers import SwiGLUPacked
     from timm.models.deit import VisionTransformerDistilled
     from timm.models.vision_transformer import VisionTransformer
 
     config = reference.config
+    if name := reference.evidence.settings.get("architecture"):
+        return timm.create_model(name, num_classes=num_classes)
     is_gated = config.mlp_type == "swiglu"
     rows, columns = config.grid_height_width
     options = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if is_gated else {}
@@ -192,14 +195,28 @@ def run_open_clip(reference: Reference, inputs: Inputs) -> Outputs:
     """open_clip's model."""
     import open_clip
 
-    vision, text = reference.config.vision_config, reference.config.text_config
     source = reference.sources[0]
     state = {name: source.read(name).float() for name in reference.evidence.shapes}
     for name in ("input_resolution", "context_length", "vocab_size"):
         state.pop(name, None)
-    model = open_clip.CLIP(
-        embed_dim=reference.config.projection_dim,
-        vision_cfg={
+    told = reference.evidence.settings.get("model_cfg") or open_clip_settings(
+        reference, has_bias="logit_bias" in state
+    )
+    model = open_clip.CLIP(**told).eval()
+    model.load_state_dict(state)
+    image_layers = collected(model.visual.transformer.resblocks)
+    text_layers = collected(model.transformer.resblocks)
+    similarities, _ = model.get_logits(inputs.pixel_values, inputs.input_ids)
+    layers = named("image layer", image_layers) | named("text layer", text_layers)
+    return Outputs(layers, "similarities", similarities)
+
+
+def open_clip_settings(reference: Reference, has_bias: bool) -> dict[str, Any]:
+    """open_clip's settings of the architecture, for files without any."""
+    vision, text = reference.config.vision_config, reference.config.text_config
+    return {
+        "embed_dim": reference.config.projection_dim,
+        "vision_cfg": {
             "image_size": vision.image_height_width,
             "layers": vision.num_hidden_layers,
             "width": vision.hidden_size,
@@ -207,7 +224,7 @@ def run_open_clip(reference: Reference, inputs: Inputs) -> Outputs:
             "mlp_ratio": vision.intermediate_size / vision.hidden_size,
             "patch_size": vision.patch_size,
         },
-        text_cfg={
+        "text_cfg": {
             "context_length": text.max_position_embeddings,
             "vocab_size": text.vocab_size,
             "width": text.hidden_size,
@@ -215,15 +232,9 @@ def run_open_clip(reference: Reference, inputs: Inputs) -> Outputs:
             "layers": text.num_hidden_layers,
             "mlp_ratio": text.intermediate_size / text.hidden_size,
         },
-        quick_gelu=vision.hidden_act == "quick_gelu",
-        init_logit_bias=0.0 if "logit_bias" in state else None,
-    ).eval()
-    model.load_state_dict(state)
-    image_layers = collected(model.visual.transformer.resblocks)
-    text_layers = collected(model.transformer.resblocks)
-    similarities, _ = model.get_logits(inputs.pixel_values, inputs.input_ids)
-    layers = named("image layer", image_layers) | named("text layer", text_layers)
-    return Outputs(layers, "similarities", similarities)
+        "quick_gelu": vision.hidden_act == "quick_gelu",
+        "init_logit_bias": 0.0 if has_bias else None,
+    }
 
 
 def run_transformers(reference: Reference, inputs: Inputs) -> Outputs:

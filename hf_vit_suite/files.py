@@ -15,6 +15,7 @@ def staged_folder(destination: str | os.PathLike) -> Iterator[Path]:
     Files of the same name there are replaced, others stay. After an error `destination` is as it was.
     """
     destination = Path(destination)
+    existed = destination.exists()
     destination.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staged-", dir=destination))
     try:
@@ -23,6 +24,8 @@ def staged_folder(destination: str | os.PathLike) -> Iterator[Path]:
             os.replace(path, destination / path.name)
     finally:
         shutil.rmtree(staging)
+        if not existed and not any(destination.iterdir()):
+            destination.rmdir()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ LayerScale are DeiT-III's own.
 from hf_vit_suite.models.configuration_vit import SuiteViTConfig
 from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification
 
-from ..layout import Evidence, Form, Layout, cropped, layer_scale_rules
+from ..layout import Evidence, Form, Layout, cropped, has_published_blocks, layer_scale_rules
 from ..rules import Rule, within
 from . import timm
 
@@ -19,9 +19,8 @@ def rules(config: SuiteViTConfig, has_class_position: bool) -> list[Rule]:
 
 
 def config(evidence: Evidence) -> SuiteViTConfig:
-    """timm's architecture, in which LayerScale bears another name; positions are resized without antialias."""
-    shapes = {name.replace(".gamma_", ".ls").replace(".ls1", ".ls1.gamma"): s for name, s in evidence.shapes.items()}
-    found = timm.config(evidence._replace(shapes=shapes))
+    """timm's architecture; positions are resized without antialias."""
+    found = timm.config(evidence)
     found.position_interpolation_antialias = False
     return found
 
@@ -39,7 +38,9 @@ def form(is_third: bool) -> Form:
         config=config,
         rules=lambda config: rules(config, has_class_position=not is_third),
         holds=lambda config: (
-            timm.holds(config, True)
+            timm.holds(config, has_class_position=True)
+            and has_published_blocks(config)
+            and config.representation_size is None
             and config.pooling == "cls"
             and not config.use_mask_token
             and config.mlp_type == "gelu"

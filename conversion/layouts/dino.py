@@ -8,7 +8,7 @@ from hf_vit_suite.models.configuration_vit import SuiteViTConfig
 from hf_vit_suite.models.modeling_dino import SuiteDINOForPreTraining
 from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification, SuiteViTModel
 
-from ..layout import HEAD, Evidence, Form, Layout, cropped, encoder_fields, encoder_rules
+from ..layout import HEAD, Evidence, Form, Layout, cropped, encoder_fields, encoder_rules, has_published_blocks
 from ..rules import SAME, Change, Rule, chained, permuted, rename, reshaped, within
 
 TEACHER, STUDENT = "teacher.backbone.", "student.module.backbone."
@@ -20,12 +20,17 @@ def backbone(config: SuiteViTConfig) -> list[Rule]:
     return [*encoder_rules(), rename("norm.{parameter}", "norm.{parameter}")]
 
 
+# What torch's weight norm calls length and direction: when DINO was published, which is written, and since torch 2.0.
+GAINS = ("last_layer.weight_g", "last_layer.parametrizations.weight.original0")
+DIRECTIONS = ("last_layer.weight_v", "last_layer.parametrizations.weight.original1")
+
+
 def head_rules(theirs: str, ours: str, config: SuiteDINOConfig) -> list[Rule]:
-    """A projection head, under the names that torch's weight norm had when DINO was published."""
+    """A projection head."""
     layers = [
         rename("mlp.{layer}.{parameter}", "layers.{layer}.{parameter}"),
-        rename("last_layer.weight_g", "prototypes.gain"),
-        rename("last_layer.weight_v", "prototypes.direction"),
+        *[rename(name, "prototypes.gain") for name in GAINS],
+        *[rename(name, "prototypes.direction") for name in DIRECTIONS],
     ]
     batch_norms = [
         rename(f"mlp.{{layer}}.{name}", f"layers.{{layer}}.{name}")
@@ -90,7 +95,8 @@ def classifier_config(evidence: Evidence) -> SuiteViTConfig:
 def full_config(evidence: Evidence) -> SuiteDINOConfig:
     """The architecture of backbone and head; that the gain was learned shows in gains other than 1, not in shapes."""
     shapes = {name.removeprefix(TEACHER): shape for name, shape in evidence.shapes.items() if name.startswith(TEACHER)}
-    prototypes, bottleneck = evidence.shapes["teacher.head.last_layer.weight_v"]
+    (direction,) = [name for name in DIRECTIONS if evidence.has(f"teacher.head.{name}")]
+    prototypes, bottleneck = evidence.shapes[f"teacher.head.{direction}"]
     linear = [
         name
         for name, shape in evidence.shapes.items()
@@ -122,7 +128,9 @@ def is_backbone(evidence: Evidence) -> bool:
 def is_plain(config: SuiteViTConfig) -> bool:
     """Whether a model is a plain vision transformer without what came after DINO."""
     return (
-        config.pooling == "cls"
+        has_published_blocks(config)
+        and config.pooling == "cls"
+        and config.representation_size is None
         and config.mlp_type == "gelu"
         and config.layer_scale_init_value is None
         and not (config.use_mask_token or config.num_register_tokens or config.use_distillation_token)
@@ -138,7 +146,7 @@ LAYOUT = Layout(
             recognises=lambda evidence: evidence.has(f"{TEACHER}cls_token", f"{STUDENT}cls_token"),
             config=full_config,
             rules=full,
-            holds=lambda config: not config.patch_loss_weight,
+            holds=lambda config: is_plain(config) and not config.patch_loss_weight,
             is_nested=True,
         ),
         Form(

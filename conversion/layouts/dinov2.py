@@ -8,7 +8,17 @@ from typing import Any
 from hf_vit_suite.models.configuration_vit import SuiteViTConfig
 from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification, SuiteViTModel
 
-from ..layout import HEAD, Evidence, Form, Layout, cropped, encoder_fields, encoder_rules, layer_scale_rules
+from ..layout import (
+    HEAD,
+    Evidence,
+    Form,
+    Layout,
+    cropped,
+    encoder_fields,
+    encoder_rules,
+    has_published_blocks,
+    layer_scale_rules,
+)
 from ..rules import Rule, rename, within
 
 
@@ -70,7 +80,9 @@ def is_backbone(evidence: Evidence) -> bool:
 def holds(config: SuiteViTConfig) -> bool:
     """Whether DINOv2's code has such a backbone."""
     return (
-        config.pooling == "cls"
+        has_published_blocks(config)
+        and config.pooling == "cls"
+        and config.representation_size is None
         and config.layer_scale_init_value is not None
         and config.use_mask_token
         and not config.use_distillation_token

@@ -6,7 +6,7 @@ Source: https://github.com/google-research/vision_transformer, `vit_jax/models_v
 from hf_vit_suite.models.configuration_vit import SuiteViTConfig
 from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification
 
-from ..layout import BILINEAR, HALF, Evidence, Form, Layout, label_count, square_side, squeezed
+from ..layout import BILINEAR, HALF, Evidence, Form, Layout, has_published_blocks, label_count, square_side, squeezed
 from ..rules import Rule, chained, fuse, permuted, rename, reshaped, within
 
 BLOCK = "Transformer/encoderblock_{layer}/"
@@ -83,10 +83,10 @@ def config(evidence: Evidence) -> SuiteViTConfig:
 def holds(config: SuiteViTConfig) -> bool:
     """Whether a classifier is a ViT of the paper."""
     return (
-        config.pooling == "cls"
+        has_published_blocks(config)
+        and config.pooling == "cls"
         and config.mlp_type == "gelu"
-        and config.hidden_act == "gelu"
-        and config.qkv_bias
+        and config.layer_scale_init_value is None
         and config.classifier_input_size == (config.representation_size or config.hidden_size)
     )
 

@@ -8,7 +8,17 @@ from hf_vit_suite.models.configuration_vit import SuiteViTConfig
 from hf_vit_suite.models.modeling_mae import SuiteMAEForPreTraining, SuiteMAEModel
 from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification
 
-from ..layout import Evidence, Form, Layout, block_rules, cropped, encoder_fields, encoder_rules, label_count
+from ..layout import (
+    Evidence,
+    Form,
+    Layout,
+    block_rules,
+    cropped,
+    encoder_fields,
+    encoder_rules,
+    has_published_blocks,
+    label_count,
+)
 from ..rules import Rule, rename, within
 
 DECODER_HEADS = 16  # of every published decoder, 512 wide
@@ -81,6 +91,7 @@ LAYOUT = Layout(
             recognises=lambda evidence: is_mae(evidence) and evidence.has("decoder_pred.weight", "mask_token"),
             config=autoencoder_config,
             rules=autoencoder,
+            holds=has_published_blocks,
             root="model.",
         ),
         Form(
@@ -89,7 +100,12 @@ LAYOUT = Layout(
             recognises=lambda evidence: is_mae(evidence) and evidence.has("fc_norm.weight", "head.weight"),
             config=classifier_config,
             rules=classifier,
-            holds=lambda config: config.pooling == "mean",
+            holds=lambda config: (
+                has_published_blocks(config)
+                and config.pooling == "mean"
+                and config.mlp_type == "gelu"
+                and config.representation_size is None
+            ),
             root="model.",
         ),
         Form(
@@ -100,6 +116,7 @@ LAYOUT = Layout(
             ),
             config=encoder_config,
             rules=encoder,
+            holds=has_published_blocks,
             root="model.",
         ),
     ),

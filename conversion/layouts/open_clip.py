@@ -112,7 +112,18 @@ def is_clip(evidence: Evidence) -> bool:
 
 
 def holds(config: SuiteCLIPConfig) -> bool:
-    """Whether open_clip's own vision transformer is the image tower."""
+    """Whether open_clip's code has such towers; which of the two activations, the file's name has to say."""
+    towers = config.vision_config, config.text_config
+    activations = {tower.hidden_act for tower in towers}
+    return (
+        has_plain_towers(config)
+        and activations in ({"gelu"}, {"quick_gelu"})
+        and all(tower.layer_norm_eps == 1e-5 for tower in towers)
+    )
+
+
+def has_plain_towers(config: SuiteCLIPConfig) -> bool:
+    """Whether the image tower is CLIP's own vision transformer."""
     vision = config.vision_config
     return (
         vision.use_pre_norm

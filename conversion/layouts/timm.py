@@ -100,10 +100,11 @@ def config(evidence: Evidence) -> SuiteViTConfig:
     fields = encoder_fields(evidence, has_class_position(evidence) + has_distillation)
     if fields["intermediate_size"] == 2 * shapes["blocks.0.mlp.fc2.weight"][1]:
         fields |= {"mlp_type": "swiglu", "intermediate_size": shapes["blocks.0.mlp.fc2.weight"][1]}
+    has_scale = evidence.has("blocks.0.ls1.gamma") or evidence.has("blocks.0.gamma_1")  # the latter in DeiT-III's own
     fields |= {
         "use_distillation_token": has_distillation,
         "num_register_tokens": shapes["reg_token"][1] if evidence.has("reg_token") else 0,
-        "layer_scale_init_value": 1e-5 if evidence.has("blocks.0.ls1.gamma") else None,
+        "layer_scale_init_value": 1e-5 if has_scale else None,
         "use_patch_bias": evidence.has("patch_embed.proj.bias"),
         "use_pre_norm": evidence.has("norm_pre.weight"),
         "pooling": "mean" if evidence.has("fc_norm.weight") else "cls",
@@ -125,8 +126,10 @@ def activation_and_epsilon(evidence: Evidence) -> dict[str, Any]:
 def holds(config: SuiteViTConfig, has_class_position: bool) -> bool:
     """Whether timm has such a model: its registers come with positions that start at the patches."""
     reads_pooled = config.classifier_layers == 1 and not config.classifier_patch_mean
+    is_clip = config.use_pre_norm and config.layer_norm_eps == 1e-5 and config.hidden_act in ("gelu", "quick_gelu")
+    is_plain = config.hidden_act == "gelu" and config.layer_norm_eps == 1e-6 and not config.use_pre_norm
     is_possible = config.num_register_tokens == 0 if has_class_position else not config.use_distillation_token
-    return reads_pooled and is_possible
+    return (is_clip or is_plain) and reads_pooled and is_possible
 
 
 def form(has_head: bool, with_class_position: bool) -> Form:

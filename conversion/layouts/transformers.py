@@ -21,7 +21,7 @@ from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification, Sui
 
 from ..layout import BILINEAR, HALF, Evidence, Form, Layout, cropped, joined_heads, squeezed
 from ..rules import Rule, constant, fuse, rename, reshaped, within
-from .open_clip import CLIP_MEAN, CLIP_STD, LEADING_ONE
+from .open_clip import CLIP_MEAN, CLIP_STD, LEADING_ONE, has_plain_towers
 
 BLOCK_FIELDS = ["hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps"]
 IMAGE_FIELDS = ["image_size", "patch_size", "num_channels"]
@@ -319,6 +319,7 @@ def is_plain(config: SuiteViTConfig) -> bool:
         and config.mlp_type == "gelu"
         and config.layer_scale_init_value is None
         and config.classifier_layers == 1
+        and config.use_patch_bias
         and not (config.num_register_tokens or config.use_pre_norm or config.classifier_patch_mean)
     )
 
@@ -330,6 +331,7 @@ def is_dinov2(config: SuiteViTConfig) -> bool:
         config.pooling == "cls"
         and config.layer_scale_init_value is not None
         and config.classifier_layers == 1
+        and config.use_patch_bias
         and (config.mlp_type == "swiglu" or (ratio > 0 and rest == 0))
         and not (config.use_distillation_token or config.use_pre_norm or config.representation_size)
     )
@@ -359,7 +361,11 @@ def vit_form(version: int, model_type: str, heads: dict[str, str], architecture:
         recognises=of_type(model_type, head=next(reversed(heads), None)),
         config=vit_config,
         rules=lambda config: with_heads(encoder, model_type, heads) if heads else encoder,
-        holds=lambda config: is_plain(config) and config.use_distillation_token == is_distilled,
+        holds=lambda config: (
+            is_plain(config)
+            and config.use_distillation_token == is_distilled
+            and (config.representation_size is None or not heads)  # transformers' poolers stand in encoders alone
+        ),
         settings=lambda config: vit_settings(config, model_type, architecture),
         suffix=".safetensors",
     )
@@ -416,7 +422,7 @@ def forms(version: int) -> tuple[Form, ...]:
             recognises=of_type("clip"),
             config=clip_config,
             rules=clip,
-            holds=lambda config: config.loss_type == "softmax" and config.vision_config.use_pre_norm,
+            holds=lambda config: config.loss_type == "softmax" and has_plain_towers(config),
             settings=clip_settings,
             suffix=".safetensors",
         ),

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from hub_server import serve
+from PIL import Image
 from published import PIXELS, of_dino_linear, vision_transformer
 from references import assert_equals_reference
 from safetensors.torch import load_file, save_file
@@ -62,6 +64,30 @@ def test_a_model_without_place_in_a_layout_is_refused(
     assert main(["convert", str(classifier_folder), str(tmp_path / file), "--to", layout]) == 1
     assert message in capfd.readouterr().err
     assert not (tmp_path / file).exists()
+
+
+def test_a_conversion_that_differs_from_the_reference_is_not_kept(tmp_path: Path, capfd: pytest.CaptureFixture):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text('{"architecture": "vit_tiny_patch16_224"}')
+    convert = ["convert", str(folder), str(tmp_path / "ours"), "--verify"]
+    assert main([*convert, "--config_overrides", "num_attention_heads=6"]) == 1
+    assert "differs from timm's by more than 1e-05" in capfd.readouterr().err
+    assert not (tmp_path / "ours").exists()
+    assert main(convert) == 0
+
+
+def test_a_converted_encoder_is_explained_and_says_that_it_has_no_labels(tmp_path: Path, capfd: pytest.CaptureFixture):
+    save_file(vision_transformer(num_classes=0).state_dict(), tmp_path / "vit.safetensors")
+    ours, picture, out = (str(tmp_path / name) for name in ("ours", "picture.png", "attention.png"))
+    Image.new("RGB", (50, 40), "orange").save(picture)
+    assert main(["convert", str(tmp_path / "vit.safetensors"), ours]) == 0
+    assert main(["explain", ours, picture, "--out", out]) == 0
+    with Image.open(out) as figure:
+        assert figure.width > figure.height
+    assert main(["predict", ours, picture]) == 1
+    assert "is an encoder without labels: fine-tune it first" in capfd.readouterr().err
 
 
 def test_options_of_the_other_direction_are_wrong_arguments(tmp_path: Path):

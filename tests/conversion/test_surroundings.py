@@ -1,5 +1,6 @@
 """What lies beside converted weights: labels, image processors and tokenizers, against the references' own."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -112,15 +113,14 @@ def test_a_clip_with_the_papers_vocabulary_tells_pictures_apart_in_a_pipeline(tm
     assert np.isclose(sum(entry["score"] for entry in found), 1)
 
 
-def test_timms_own_settings_prepare_the_pictures(tmp_path: Path):
+def test_timms_own_settings_prepare_the_pictures_and_name_the_labels(tmp_path: Path):
     folder = tmp_path / "theirs"
     folder.mkdir()
     save_file(vision_transformer().state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(
-        '{"architecture": "vit_tiny", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], '
-        '"crop_pct": 0.5, "interpolation": "bilinear"}}'
-    )
-    convert(folder, tmp_path / "ours")
+    cfg = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.5, "interpolation": "bilinear"}
+    settings = {"architecture": "vit", "label_names": ["ant", "bee", "cat", "dog", "elk"], "pretrained_cfg": cfg}
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert convert(folder, tmp_path / "ours").config.id2label[4] == "elk"
     processor = AutoImageProcessor.from_pretrained(tmp_path / "ours")
     assert (processor.image_mean, processor.image_std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert processor.size["shortest_edge"] == 64
