@@ -3,7 +3,20 @@
 A layout in `layouts/` is a table of reversible rules, which `rules.py` reads forward to import and backward to export.
 """
 
-from .convert import convert, load, open_reference
-from .export import export_reference
+import importlib
 
-__all__ = ["convert", "export_reference", "load", "open_reference"]
+_EXPORTS = {
+    "convert": "importing",
+    "export_reference": "exporting",
+    "load": "importing",
+    "open_reference": "importing",
+}
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+
+
+__all__ = [*_EXPORTS]

@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def write_out(parsed: argparse.Namespace, dtype) -> None:
     """One of our models in a reference's layout."""
-    from .export import export_reference
+    from .exporting import export_reference
 
     dropped = export_reference(parsed.source, parsed.out, parsed.to, dtype, parsed.head, show_progress=True)
     print_dropped(dropped)
@@ -65,7 +65,7 @@ def write_out(parsed: argparse.Namespace, dtype) -> None:
 
 def read_in(parsed: argparse.Namespace, dtype) -> None:
     """Reference weights as one of our models."""
-    from .convert import open_reference, write_model
+    from .importing import open_reference, write_model
     from .verification import verify
 
     overrides = parse_overrides(parsed.config_overrides)

@@ -38,6 +38,17 @@ class Evidence(NamedTuple):
         """Whether all of these tensors are there."""
         return all(name in self.shapes for name in names)
 
+    def shape_of(self, name: str, rank: int) -> tuple[int, ...]:
+        """A tensor's shape.
+
+        Raises:
+            ValueError: If it has another number of dimensions.
+        """
+        shape = self.shapes[name]
+        if len(shape) != rank:
+            raise ValueError(f"{name} must have {rank} dimensions, got {list(shape)}")
+        return shape
+
     def count(self, prefix: str) -> int:
         """How many numbered parts there are behind a prefix such as `"blocks."`."""
         numbers = {name.removeprefix(prefix).partition(".")[0] for name in self.shapes if name.startswith(prefix)}
@@ -172,8 +183,8 @@ def encoder_fields(evidence: Evidence, positioned_prefix: int = 1) -> dict[str, 
         positioned_prefix: Rows of the position table in front of the patches'.
     """
     shapes = evidence.shapes
-    hidden, channels, patch, _ = shapes["patch_embed.proj.weight"]
-    side = square_side(shapes["pos_embed"][1] - positioned_prefix, evidence)
+    hidden, channels, patch, _ = evidence.shape_of("patch_embed.proj.weight", rank=4)
+    side = square_side(evidence.shape_of("pos_embed", rank=3)[1] - positioned_prefix, evidence)
     return {
         "hidden_size": hidden,
         "num_hidden_layers": evidence.count("blocks."),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torchvision
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
@@ -22,6 +23,7 @@ from hf_vit_suite.models.configuration_clip import SuiteCLIPConfig
 
 logger = logging.getLogger(__name__)
 
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 PAPERS_TOKENIZER = "openai/clip-vit-base-patch32"
 PAPERS_VOCABULARY = 49408
 # How the paper's vocabulary is cut from the file of all merges that were learned: 256 bytes, alone and at a word's
@@ -67,7 +69,7 @@ def write_processors(output_dir: Path, config: PretrainedConfig, fields: dict[st
         folder: Where the source lies, `None` for a file alone.
     """
     is_clip = isinstance(config, SuiteCLIPConfig)
-    if folder is not None and (folder / "preprocessor_config.json").is_file():
+    if folder is not None and any((folder / file).is_file() for file in IMAGE_PROCESSOR_FILES):
         image_processor = AutoImageProcessor.from_pretrained(folder)
     else:
         image_processor = (CLIPImageProcessor if is_clip else ViTImageProcessor)(**fields)
@@ -105,7 +107,7 @@ def papers_tokenizer(text: str, length: int) -> CLIPTokenizer:
         length: Most tokens of a text.
     """
     merges = [tuple(line.split()) for line in text.split("\n")[1 : PAPERS_MERGES + 1]]
-    characters = printable_bytes()
+    characters = sorted(ByteLevel.alphabet())
     tokens = [
         *characters,
         *(character + "</w>" for character in characters),
@@ -116,10 +118,3 @@ def papers_tokenizer(text: str, length: int) -> CLIPTokenizer:
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(tokens)}, merges=merges, model_max_length=length
     )
-
-
-def printable_bytes() -> list[str]:
-    """A visible character for each byte, as GPT-2's tokenizer orders them: those that are visible, then the rest."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = 256 - len(visible)
-    return [chr(byte) for byte in visible] + [chr(256 + number) for number in range(hidden)]

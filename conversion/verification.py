@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .convert import Reference
+from .importing import Reference
 from .layout import HEAD
 
 # Of float32; the differences that are left are of the order of sums.

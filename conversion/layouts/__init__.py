@@ -1,8 +1,10 @@
 """The layouts, one file each; a new one is a new file and its name here."""
 
 import importlib
+from typing import TYPE_CHECKING
 
-from ..layout import Layout
+if TYPE_CHECKING:  # the names alone are read by --help, which is to be quick
+    from ..layout import Layout
 
 # In the order in which a source is asked for: those with marks of their own first, bare weights last.
 MODULES = {
@@ -19,7 +21,7 @@ MODULES = {
 }
 
 
-def get_layout(name: str) -> Layout:
+def get_layout(name: str) -> "Layout":
     """A layout by its name.
 
     Raises:
@@ -30,6 +32,6 @@ def get_layout(name: str) -> Layout:
     return importlib.import_module(f".{MODULES[name]}", __name__).LAYOUT
 
 
-def all_layouts() -> list[Layout]:
+def all_layouts() -> "list[Layout]":
     """Every layout."""
     return [get_layout(name) for name in MODULES]

@@ -65,7 +65,8 @@ def rules(config: SuiteViTConfig) -> list[Rule]:
 def config(evidence: Evidence) -> SuiteViTConfig:
     """The architecture, heads included, from shapes alone."""
     shapes = evidence.shapes
-    patch, _, channels, hidden = shapes["embedding/kernel"]
+    patch, _, channels, hidden = evidence.shape_of("embedding/kernel", rank=4)
+    positions = evidence.shape_of("Transformer/posembed_input/pos_embedding", rank=3)[1]
     first = BLOCK.replace("{layer}", "0")
     return SuiteViTConfig(
         hidden_size=hidden,
@@ -74,7 +75,7 @@ def config(evidence: Evidence) -> SuiteViTConfig:
         intermediate_size=shapes[f"{first}MlpBlock_3/Dense_0/kernel"][1],
         patch_size=patch,
         num_channels=channels,
-        image_size=patch * square_side(shapes["Transformer/posembed_input/pos_embedding"][1] - 1, evidence),
+        image_size=patch * square_side(positions - 1, evidence),
         representation_size=shapes["pre_logits/bias"][0] if evidence.has("pre_logits/bias") else None,
         num_labels=label_count(evidence, "head/bias"),
     )

@@ -61,7 +61,7 @@ def rules(config: SuiteCLIPConfig) -> list[Rule]:
 def config(evidence: Evidence) -> SuiteCLIPConfig:
     """The architecture of both towers; the activation is in no weight but in the config or the name."""
     shapes = evidence.shapes
-    hidden, channels, patch, _ = shapes["visual.conv1.weight"]
+    hidden, channels, patch, _ = evidence.shape_of("visual.conv1.weight", rank=4)
     text_hidden = shapes["ln_final.weight"][0]
     if not evidence.has("visual.proj", "text_projection"):
         raise ValueError("this CLIP has no plain projections")

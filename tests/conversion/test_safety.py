@@ -124,6 +124,20 @@ def missing_tensor(folder: Path) -> Path:
     return folder / "missing.safetensors"
 
 
+def missing_sizes(folder: Path) -> Path:
+    """A vision transformer without a tensor that tells the width of its MLPs."""
+    tensors = state()
+    del tensors["blocks.0.mlp.fc2.weight"]
+    save_file(tensors, folder / "sizes.safetensors")
+    return folder / "sizes.safetensors"
+
+
+def another_rank(folder: Path) -> Path:
+    """A vision transformer whose patch projection is a matrix."""
+    save_file(state() | {"patch_embed.proj.weight": torch.zeros(192, 768)}, folder / "rank.safetensors")
+    return folder / "rank.safetensors"
+
+
 def wrong_shape(folder: Path) -> Path:
     """A vision transformer with a tensor of another size."""
     save_file(state() | {"norm.weight": torch.zeros(191)}, folder / "shape.safetensors")
@@ -151,6 +165,8 @@ HOSTILE = {
     "another architecture": (another_architecture, "no architecture that any layout knows"),
     "unknown tensor": (unknown_tensor, "1 tensors have no place: blocks.0.attn.stranger"),
     "missing tensor": (missing_tensor, r"lacks 1 tensors .*blocks.1.mlp.fc2.bias"),
+    "missing sizes": (missing_sizes, r"lacks blocks.0.mlp.fc2.weight, which tells its architecture"),
+    "another rank": (another_rank, r"patch_embed.proj.weight must have 4 dimensions, got \[192, 768\]"),
     "wrong shape": (wrong_shape, r"vit.norm.weight \[191\] in place of \[192\]"),
     "no weights": (no_weights, "is no weight file"),
 }

@@ -6,7 +6,7 @@ import open_clip
 import pytest
 import timm
 import torch
-from hf_vit_suite.conversion.convert import planned_import
+from hf_vit_suite.conversion.importing import planned_import
 from hf_vit_suite.conversion.layout import Evidence
 from hf_vit_suite.conversion.layouts import get_layout
 from hf_vit_suite.conversion.locating import Located

@@ -96,10 +96,20 @@ def open_reference(
         overrides=overrides,
     )
     found, form = recognise(evidence, layout, located)
-    config = with_overrides(form.config(evidence), preset_fields(preset), config_overrides or {})
+    config = with_overrides(architecture(form, evidence, located), preset_fields(preset), config_overrides or {})
     config = type(config)(**{**config.to_dict(), **label_fields(config, evidence.settings)})
     plan, planned = planned_import(form, config, described, located)
     return Reference(located, sources, evidence, found, form, config, plan, planned)
+
+
+def architecture(form: Form, evidence: Evidence, located: Located) -> PretrainedConfig:
+    """Our configuration for a source, with errors that name the file."""
+    try:
+        return form.config(evidence)
+    except KeyError as error:
+        raise ValueError(f"{located.weights} lacks {error.args[0]}, which tells its architecture") from error
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{located.weights} ({form.name}): {error}") from error
 
 
 def preset_fields(preset: str | None) -> dict[str, Any]:
@@ -116,7 +126,7 @@ def with_overrides(config: PretrainedConfig, preset: dict[str, Any], own: dict[s
         return config
     fields = config.to_dict()
     for name, value in {**{name: value for name, value in preset.items() if name in fields}, **own}.items():
-        if name not in fields:
+        if name not in fields or (isinstance(value, dict) and not isinstance(fields[name], dict)):
             raise ValueError(f"{type(config).__name__} has no field {name}")
         fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
     return type(config)(**fields)
