@@ -96,6 +96,8 @@ def config(evidence: Evidence) -> SuiteViTConfig:
     shapes = evidence.shapes
     if evidence.has("blocks.0.attn.q_norm.weight") or evidence.has("attn_pool.q.weight"):
         raise ValueError("this timm model normalises queries or pools by attention, which no family here does")
+    if evidence.settings.get("global_pool") == "avg" and not evidence.has("fc_norm.weight"):
+        raise ValueError("this timm model normalises tokens before it takes their mean, which no family here does")
     has_distillation = evidence.has("dist_token")
     fields = encoder_fields(evidence, has_class_position(evidence) + has_distillation)
     if fields["intermediate_size"] == 2 * shapes["blocks.0.mlp.fc2.weight"][1]:

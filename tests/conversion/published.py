@@ -434,8 +434,8 @@ def rename_in(path: Path, old: str, new: str) -> None:
     save_file({name.replace(old, new): tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
 
 
-def of_transformers_clip(folder: Path, has_position_numbers: bool) -> Published:
-    """CLIP; files from before transformers 4.31 have the numbers of the positions too."""
+def of_transformers_clip(folder: Path, is_old: bool) -> Published:
+    """CLIP; OpenAI's on the Hub have the numbers of the positions too, and say 2 for the end of text."""
     sizes = dict(TRANSFORMERS_SIZES)
     text = {
         "hidden_size": 64,
@@ -444,14 +444,14 @@ def of_transformers_clip(folder: Path, has_position_numbers: bool) -> Published:
         "intermediate_size": 96,
         "vocab_size": 50,
         "max_position_embeddings": 7,
-        "eos_token_id": 49,
+        "eos_token_id": 2 if is_old else 49,
         "bos_token_id": 48,
     }
     model = randomise(
         transformers.CLIPModel(transformers.CLIPConfig(vision_config=sizes, text_config=text, projection_dim=32))
     )
     model.save_pretrained(folder / "theirs")
-    if has_position_numbers:
+    if is_old:
         path = folder / "theirs" / "model.safetensors"
         numbers = {
             f"{tower}.embeddings.position_ids": torch.arange(count).unsqueeze(0)
@@ -521,6 +521,6 @@ PUBLISHED: dict[str, Callable[[Path], Published]] = {
     },
     "transformers vit_mae": partial(of_transformers_mae, is_original=True),
     "transformers-v5 vit_mae": partial(of_transformers_mae, is_original=False),
-    "transformers clip": partial(of_transformers_clip, has_position_numbers=False),
-    "transformers clip with position numbers": partial(of_transformers_clip, has_position_numbers=True),
+    "transformers clip": partial(of_transformers_clip, is_old=False),
+    "transformers clip of the Hub": partial(of_transformers_clip, is_old=True),
 }

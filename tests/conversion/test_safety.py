@@ -217,3 +217,10 @@ def test_a_layout_that_is_not_the_files_is_refused_by_name(layout: str, tmp_path
     save_file(state(), tmp_path / "tiny.safetensors")
     with pytest.raises(ValueError, match=f"is not laid out as {layout}"):
         convert(tmp_path / "tiny.safetensors", tmp_path / "out", layout=layout)
+
+
+def test_a_timm_model_that_pools_otherwise_is_refused(tmp_path: Path):
+    save_file(vision_transformer(global_pool="avg", fc_norm=False).state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "vit", "global_pool": "avg"}')
+    with pytest.raises(ValueError, match="normalises tokens before it takes their mean"):
+        convert(tmp_path, tmp_path / "out")

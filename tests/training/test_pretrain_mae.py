@@ -279,7 +279,7 @@ def test_reconstruction_of_any_picture_is_drawn(pretrain, run_command, tmp_path:
                           check=False)  # fmt: skip
     assert_one_line_error(refused, "reconstructs nothing", "suite_vit")
     no_classifier = run_command("predict", str(tmp_path / "mae"), str(picture), check=False)
-    assert_one_line_error(no_classifier, "can't be opened by AutoModelForImageClassification: it holds a suite_mae,")
+    assert_one_line_error(no_classifier, "is an encoder without labels: fine-tune it first")
 
 
 def test_base_preset_is_the_default_and_predicts_normalised_pixels(run_command, pictures: Path, tmp_path: Path):
