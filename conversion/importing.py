@@ -18,12 +18,10 @@ from hf_vit_suite.models.presets import PRESETS, preset_config
 from .layout import HEAD, Evidence, Form, Layout
 from .layouts import all_layouts, get_layout
 from .locating import Located, locate
-from .reading import NumpySource, SafetensorsSource, Source, open_weights
+from .reading import Source, open_weights
 from .rules import Plan, UnaccountedTensorsError, listed, plan_import
 from .surroundings import label_fields, write_processors
-from .writing import RECORD, in_turn, progress_of, write_safetensors
-
-KINDS = {SafetensorsSource: "safetensors", NumpySource: "numpy"}
+from .writing import RECORD, cast, in_turn, progress_of, write_safetensors
 
 
 @dataclass(frozen=True)
@@ -81,22 +79,32 @@ def open_reference(
         ValueError: If nothing is found, a file can't be read, no layout suits, or tensors are unknown, missing or of
             other shapes than the architecture's; the message lists them.
     """
-    located = locate(source, layout)
+    return open_located(locate(source, layout), layout, preset, head, config_overrides)
+
+
+def open_located(
+    located: Located,
+    layout: str | None = None,
+    preset: str | None = None,
+    head: str | os.PathLike | None = None,
+    config_overrides: dict[str, Any] | None = None,
+) -> Reference:
+    """As `open_reference`, of files that are found already."""
     sources = (open_weights(located.weights), *([open_weights(Path(head))] if head is not None else []))
     described = {name: sources[0].describe(name) for name in sources[0].names()}
     if head is not None:
         described |= {HEAD + name: sources[1].describe(name) for name in sources[1].names()}
-    overrides = {**preset_fields(preset), **(config_overrides or {})}
+    named, own = preset_fields(preset), config_overrides or {}
     evidence = Evidence(
         shapes={name: tuple(tensor.shape) for name, tensor in described.items()},
         root=sources[0].root,
-        kind=KINDS.get(type(sources[0]), "torch"),
+        kind=sources[0].kind,
         settings=located.settings,
         name=located.name,
-        overrides=overrides,
+        overrides={**named, **own},
     )
     found, form = recognise(evidence, layout, located)
-    config = with_overrides(architecture(form, evidence, located), preset_fields(preset), config_overrides or {})
+    config = with_overrides(architecture(form, evidence, located), named, own)
     config = type(config)(**{**config.to_dict(), **label_fields(config, evidence.settings)})
     plan, planned = planned_import(form, config, described, located)
     return Reference(located, sources, evidence, found, form, config, plan, planned)
@@ -221,18 +229,14 @@ def write_model(
         show_progress: Whether to show a bar.
         check: Sees the model opened from what was written, and raises where that may not stay.
     """
-    planned = {
-        name: tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-        for name, tensor in reference.planned.items()
-    }
+    planned = {name: cast(tensor, dtype) for name, tensor in reference.planned.items()}
     with torch.device("meta"):
         model = reference.form.model(reference.config).to(common_dtype(planned.values()))
-    present = [name for name in reference.plan.dropped if name in reference.evidence.shapes]
     record = {
         "layout": reference.layout.name,
         "form": reference.form.name,
         "root": reference.evidence.root,
-        "constants": present,
+        "constants": list(reference.plan.dropped),
     }
     with staged_folder(output_dir) as staging:
         # The empty weights are written over; the rest, with the model's code, is as any saved model's.
@@ -269,7 +273,7 @@ def load(name: str | os.PathLike, **options: Any) -> PreTrainedModel:
     if str(located.settings.get("model_type", "")).startswith("suite_"):
         (architecture,) = located.settings["architectures"]
         return getattr(hf_vit_suite, architecture).from_pretrained(located.folder, **options)
-    reference = open_reference(name, **options)
+    reference = open_located(located, **options)
     reference.config.dtype = common_dtype(reference.planned.values())
     state = dict(reference.tensors(reference.config.dtype))
     return reference.form.model.from_pretrained(None, config=reference.config, state_dict=state)

@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from transformers import PretrainedConfig
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    PILImageResampling,
+)
 
 from hf_vit_suite.models.pretrained import SuitePreTrainedModel
 
@@ -218,16 +224,15 @@ def joined_heads(queries_keys_values: tuple[str, str, str], ours: str) -> Rule:
     return fuse([f"{name}.{{parameter}}" for name in queries_keys_values], f"{ours}.{{parameter}}")
 
 
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-HALF = [0.5, 0.5, 0.5]
-BILINEAR, BICUBIC = 2, 3  # as PIL numbers them
+HALF = IMAGENET_STANDARD_MEAN  # Google's, for mean and deviation alike
+BILINEAR, BICUBIC = PILImageResampling.BILINEAR, PILImageResampling.BICUBIC
 
 
 def cropped(
     config: PretrainedConfig,
     share: float = 0.875,
-    mean: list[float] = IMAGENET_MEAN,
-    std: list[float] = IMAGENET_STD,
+    mean: list[float] = IMAGENET_DEFAULT_MEAN,
+    std: list[float] = IMAGENET_DEFAULT_STD,
     resample: int = BICUBIC,
     image_size: int | None = None,
 ) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Source(ABC):
     """
 
     root: str = ""  # what stands in front of every name in the file
+    kind: str = "torch"
 
     def __init__(self, path: Path):
         self.path = path
@@ -68,6 +69,8 @@ class Source(ABC):
 
 class SafetensorsSource(Source):
     """safetensors, in one file or several."""
+
+    kind = "safetensors"
 
     def __init__(self, path: Path, files: Mapping[str, Path] | None = None):
         super().__init__(path)
@@ -161,6 +164,8 @@ class TorchSource(Source):
 
 class NumpySource(Source):
     """Arrays of an .npz."""
+
+    kind = "numpy"
 
     def __init__(self, path: Path):
         super().__init__(path)

@@ -106,7 +106,12 @@ def in_turn(steps: Iterable, read, dtype: torch.dtype | None) -> Iterator[tuple[
     """Carries out steps one after another, each tensor cast where it is of numbers with a point."""
     for step in steps:
         for name, tensor in zip(step.outputs, step.run(*map(read, step.inputs)), strict=True):
-            yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+            yield name, cast(tensor, dtype)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor of numbers with a point in another type, where one is asked for; any other as it is."""
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def progress_of(tensors: NamedTensors, planned: dict[str, Tensor], is_shown: bool) -> Iterator[tuple[str, Tensor]]:

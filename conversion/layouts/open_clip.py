@@ -6,14 +6,14 @@ of OpenAI's code.
 
 from typing import Any
 
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
 from hf_vit_suite.models.configuration_clip import SuiteCLIPConfig
 from hf_vit_suite.models.modeling_clip import SuiteCLIPModel
 
 from ..layout import BICUBIC, BILINEAR, Evidence, Form, Layout, cropped, number_of_heads, square_side, squeezed
 from ..rules import Change, Rule, permuted, rename, reshaped, within
 
-CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 LEADING_ONE = Change(lambda tensor: tensor.unsqueeze(0), lambda tensor: tensor.squeeze(0))
 
 BLOCK = {
@@ -138,7 +138,7 @@ def has_plain_towers(config: SuiteCLIPConfig) -> bool:
 def image_processor(config: SuiteCLIPConfig, evidence: Evidence) -> dict[str, Any]:
     """CLIP's, or what open_clip's config says."""
     told = evidence.settings.get("preprocess_cfg", {})
-    mean, std = list(told.get("mean", CLIP_MEAN)), list(told.get("std", CLIP_STD))
+    mean, std = list(told.get("mean", OPENAI_CLIP_MEAN)), list(told.get("std", OPENAI_CLIP_STD))
     resample = BILINEAR if told.get("interpolation") == "bilinear" else BICUBIC
     if told.get("resize_mode") == "squash":
         return squeezed(config.vision_config, mean, std, resample)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hf_vit_suite.models.configuration_vit import SuiteViTConfig
 from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification, SuiteViTModel
@@ -15,8 +16,6 @@ from ..layout import (
     BICUBIC,
     BILINEAR,
     HALF,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Evidence,
     Form,
     Layout,
@@ -164,8 +163,8 @@ def image_processor(config: SuiteViTConfig, evidence: Evidence) -> dict[str, Any
     return cropped(
         config,
         share=told.get("crop_pct", 0.9),
-        mean=list(told.get("mean", IMAGENET_MEAN if is_imagenet else HALF)),
-        std=list(told.get("std", IMAGENET_STD if is_imagenet else HALF)),
+        mean=list(told.get("mean", IMAGENET_DEFAULT_MEAN if is_imagenet else HALF)),
+        std=list(told.get("std", IMAGENET_DEFAULT_STD if is_imagenet else HALF)),
         resample=BILINEAR if told.get("interpolation") == "bilinear" else BICUBIC,
     )
 

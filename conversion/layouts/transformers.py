@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, PretrainedConfig
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from hf_vit_suite.models.configuration_clip import SuiteCLIPConfig
 from hf_vit_suite.models.configuration_mae import SuiteMAEConfig
@@ -21,7 +22,7 @@ from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification, Sui
 
 from ..layout import BILINEAR, HALF, Evidence, Form, Layout, cropped, joined_heads, squeezed
 from ..rules import Rule, constant, fuse, rename, reshaped, within
-from .open_clip import CLIP_MEAN, CLIP_STD, LEADING_ONE, has_plain_towers
+from .open_clip import LEADING_ONE, has_plain_towers
 
 BLOCK_FIELDS = ["hidden_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps"]
 IMAGE_FIELDS = ["image_size", "patch_size", "num_channels"]
@@ -433,7 +434,7 @@ def image_processor(config: PretrainedConfig, evidence: Evidence) -> dict[str, A
     """The family's published preparation, for folders without a file that says it."""
     model_type = evidence.settings["model_type"]
     if model_type == "clip":
-        return cropped(config.vision_config, 1.0, CLIP_MEAN, CLIP_STD)
+        return cropped(config.vision_config, 1.0, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     if model_type == "vit":
         return squeezed(config, HALF, HALF, BILINEAR)
     return cropped(config, image_size=224 if model_type.startswith("dinov2") else None)
