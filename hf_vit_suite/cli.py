@@ -14,6 +14,18 @@ from .version import __version__
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
+EXPLAIN_METHODS = {
+    "attention": "of the class token (default)",
+    "rollout": "attention followed through the layers",
+    "relevance": "of a class or text (default with --text)",
+    "gradient": "attention times its gradient",
+    "similarity": "of all patches to the one at --point",
+    "pca": "main directions of the patches of all images as colours",
+    "mask": "the patches that hold --mass of the attention",
+    "reconstruction": "what a masked autoencoder paints where it can't see",
+}
+EXPLAIN_OPTIONS = ("target", "layer", "head", "fusion", "discard_ratio", "point", "mass")
+
 
 def run_models(arguments: argparse.Namespace) -> int:
     """Prints the table of architectures."""
@@ -45,11 +57,16 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
 
 def run_explain(arguments: argparse.Namespace) -> int:
-    """Draws what a model attends to, what its match with a text rests on, or a masked autoencoder's reconstruction."""
-    from .prediction import explain
+    """Draws what a model looks at, over pictures at their own resolution and side by side."""
+    from .explanation import explain_files
 
-    explain(arguments.model, arguments.image, arguments.out, arguments.method, arguments.text)
-    print(f"wrote {arguments.out}")
+    options = {name: getattr(arguments, name) for name in EXPLAIN_OPTIONS}
+    options["texts"] = arguments.text
+    written = explain_files(
+        arguments.model, arguments.images, arguments.out, arguments.method, arguments.format, **options
+    )
+    for path in written:
+        print(f"wrote {path}")
     return 0
 
 
@@ -143,24 +160,39 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--json", action="store_true", help="print JSON in place of a table")
 
-    explain = add("explain", run_explain, "draw what a model looks at")
-    explain.add_argument("model", help="folder or Hub name of a model of the suite")
-    explain.add_argument("image", help="image file")
-    explain.add_argument(
-        "--method",
-        choices=("attention", "reconstruction"),
-        default="attention",
-        help="attention of the last layer (default), or what a masked autoencoder paints where it can't see",
-    )
-    explain.add_argument(
-        "--text", nargs="+", help="for CLIP, in place of a method: the patches that the match with each text rests on"
-    )
-    explain.add_argument("--out", required=True, type=Path, help="picture to write, e.g. attention.png")
+    add_explain_arguments(add("explain", run_explain, "draw what a model looks at"))
 
     models = add("models", run_models, "list the architectures")
     models.add_argument("match", nargs="?", default="", help="only names that contain this")
     models.add_argument("--json", action="store_true", help="print JSON in place of a table")
     return parser
+
+
+def add_explain_arguments(explain: argparse.ArgumentParser) -> None:
+    """The arguments of `explain`; which options a method takes, the method itself checks."""
+    explain.add_argument("model", help="folder or Hub name of a model of the suite, or transformers' ViT, DeiT, ...")
+    explain.add_argument("images", nargs="+", metavar="image", help="image files of any size")
+    explain.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        help="file for a figure of all images, e.g. attention.png, or folder for each image's map over it",
+    )
+    explain.add_argument("--format", choices=("png", "svg", "npy", "gif"), help="default --out's suffix, else png")
+    explain.add_argument(
+        "--method", choices=tuple(EXPLAIN_METHODS), help="; ".join(f"{k}: {v}" for k, v in EXPLAIN_METHODS.items())
+    )
+    asked = explain.add_mutually_exclusive_group()
+    asked.add_argument("--target", help="relevance, gradient: name or number of a class (default the predicted one)")
+    asked.add_argument("--text", nargs="+", help="relevance, gradient: for CLIP, what each match with a text rests on")
+    explain.add_argument("--layer", type=int, help="from 0, negative ones from the end; relevance: the first gathered")
+    explain.add_argument("--head", type=int, help="attention, gradient, mask: one head, from 0 (default their mean)")
+    explain.add_argument("--fusion", choices=("mean", "max", "min"), help="rollout: over the heads (default mean)")
+    explain.add_argument("--discard_ratio", type=float, help="rollout: share of smallest weights dropped (default 0)")
+    explain.add_argument(
+        "--point", type=float, nargs=2, metavar=("X", "Y"), help="similarity: share of width and height (default 0.5)"
+    )
+    explain.add_argument("--mass", type=float, help="mask: share of the attention that is kept (default 0.6)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

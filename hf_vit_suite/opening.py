@@ -27,3 +27,8 @@ def open_pretrained(auto_class: type, name: str, **options) -> Any:
 def is_pretrained_encoder(config: PretrainedConfig) -> bool:
     """Whether a config is of one of the suite's families that are pretrained without labels and have no classifier."""
     return callable(getattr(config, "encoder_config", None))
+
+
+def is_classifier(config: PretrainedConfig) -> bool:
+    """Whether a classifier was saved: CLIP's and SigLIP's have the config of the model without a head."""
+    return any("ForImageClassification" in name for name in config.architectures or ())

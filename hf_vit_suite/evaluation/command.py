@@ -73,6 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     way = add_whole("zero-shot", run_zero_shot, "labels that a model of images and texts finds by their names")
     way.add_argument("--labels", help=LABELS_HELP)
     way.add_argument("--templates", nargs="+", default=[DEFAULT_TEMPLATE], help=TEMPLATES_HELP)
+    way = add_whole("faithfulness", run_faithfulness, "whether explanations name the patches that decide")
+    way.add_argument("--images", type=positive, default=200, help="images of the split that are used (default 200)")
+    way.add_argument("--steps", type=positive, default=16, help="parts in which the patches go (default 16)")
     way = add("retrieval", run_retrieval, "captions found by images, and images by captions")
     way.add_argument("--dataset", required=True, help="images with captions, as for pretrain clip")
     way.add_argument("--text_column", help="column of the captions; default found by its name")
@@ -239,6 +242,37 @@ def run_zero_shot(arguments: argparse.Namespace) -> None:
     save(arguments, data, {"metrics": report, **how}, label_figures(labels, logits, names, report))
     top5 = f" (top-5 {report['top5_accuracy']:.4f})" if "top5_accuracy" in report else ""
     print(f"zero-shot accuracy {report['accuracy']:.4f}{top5} on {len(labels)} images")
+
+
+def run_faithfulness(arguments: argparse.Namespace) -> None:
+    """Takes patches away, and gives them back, in the order of each explanation's values and in random order."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    from ..opening import open_pretrained
+    from .faithfulness import METHODS, RANDOM, faithfulness_report, method_curves
+    from .features import best_device, run_over_images
+    from .figures import faithfulness_figure
+
+    model = open_pretrained(AutoModelForImageClassification, arguments.model).eval().to(best_device())
+    processor = open_pretrained(AutoImageProcessor, arguments.model)
+    data = load_data(arguments)
+    split = chosen_split(arguments, data).shuffle(seed=arguments.seed)
+    split = split.select(range(min(arguments.images, len(split))))
+    methods, generator = (*METHODS, RANDOM), torch.Generator().manual_seed(arguments.seed)
+
+    def curves(pixel_values: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(False):  # gradients need tensors of their own
+            return method_curves(model, pixel_values.clone(), methods, generator, arguments.steps).flatten(1)
+
+    values, _ = run_over_images(
+        curves, model.device, processor, split, arguments.batch_size, arguments.bf16, arguments.split
+    )
+    report = faithfulness_report(values.view(len(values), len(methods), 2, arguments.steps + 1), methods)
+    save(arguments, data, {"metrics": report, "split": arguments.split}, {"curves.png": faithfulness_figure(report)})
+    for method, metrics in report.items():
+        print(f"{method}: deletion {metrics['deletion']:.4f}, insertion {metrics['insertion']:.4f}")
+    print(f"area under the curve on {len(values)} images; deletion is better low, insertion high")
 
 
 def run_retrieval(arguments: argparse.Namespace) -> None:

@@ -44,3 +44,23 @@ def reliability_figure(report: dict) -> Figure:
     axis.set_title(f"expected calibration error {report['calibration_error']:.3f}")
     axis.legend(fontsize=7)
     return figure
+
+
+def faithfulness_figure(report: dict[str, dict]) -> Figure:
+    """Curves of deletion and insertion of every method, from `faithfulness_report`."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    for axis, name in zip(figure.subplots(1, 2, sharey=True), ("deletion", "insertion"), strict=True):
+        for method, metrics in report.items():
+            curve = metrics[f"{name}_curve"]
+            shares = [100 * step / (len(curve) - 1) for step in range(len(curve))]
+            axis.plot(
+                shares,
+                curve,
+                label=f"{method} ({metrics[name]:.3f})",
+                linestyle="--" if method == "random" else "-",
+            )
+        axis.set(title=name, xlabel="% of the patches", ylim=(0, 1))
+        axis.legend(title="area", fontsize=7)
+        axis.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("probability of the class")
+    return figure

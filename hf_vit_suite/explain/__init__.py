@@ -1,16 +1,30 @@
 """What a model looks at, as arrays and as pictures."""
 
-from .attention import class_token_attention
-from .figure import attention_figure, classifier_attention_figure
-from .match import match_figure, match_relevance
+from .attention import attention_maps, class_token_attention, mass_masks, rollout
+from .features import as_colours, patch_features, patch_pca, patch_similarity, principal_components
+from .figures import attention_figure, classifier_attention_figure, displayable, figure, overlay
+from .gradients import attention_gradient, classify, has_classes, relevance
 from .reconstruction import reconstruct, reconstruction_figure
 
 __all__ = [
+    "as_colours",
     "attention_figure",
+    "attention_gradient",
+    "attention_maps",
     "class_token_attention",
     "classifier_attention_figure",
-    "match_figure",
-    "match_relevance",
+    "classify",
+    "displayable",
+    "figure",
+    "has_classes",
+    "mass_masks",
+    "overlay",
+    "patch_features",
+    "patch_pca",
+    "patch_similarity",
+    "principal_components",
     "reconstruct",
     "reconstruction_figure",
+    "relevance",
+    "rollout",
 ]

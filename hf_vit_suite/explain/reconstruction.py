@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..models.modeling_mae import SuiteMAEForPreTraining, normalised, target_pixels, unpatchify
-from .figure import INCHES_A_PANEL, TEXT_COLOUR, displayable
+from .figures import INCHES_A_PANEL, TEXT_COLOUR, displayable
 
 GREY = 0.5
 

@@ -1,0 +1,121 @@
+"""What the features of patches tell: which patches are alike, and their main directions as colours."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .encoders import as_picture, image_encoder
+
+
+@torch.no_grad()
+def patch_features(model: PreTrainedModel, pixel_values: Tensor, layer: int = -1) -> Tensor:
+    """A layer's patch tokens behind the encoder's last norm.
+
+    Args:
+        model: With an image encoder that `image_encoder` knows, in evaluation mode.
+        pixel_values: `[batch, channels, height, width]`, normalised.
+        layer: Negative ones from the end; default the last.
+
+    Returns:
+        `[batch, hidden, rows, columns]`, float32.
+
+    Raises:
+        ValueError: If the model is not known, there is no such layer, or the sides don't suit.
+    """
+    encoder = image_encoder(model)
+    encoder.grid(pixel_values)
+    outputs = []
+    hook = encoder.blocks[encoder.resolve_layer(layer)].register_forward_hook(
+        lambda module, inputs, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        encoder.encode(pixel_values)
+    finally:
+        hook.remove()
+    return encoder.on_grid(encoder.norm(outputs[0]).float().transpose(1, 2), pixel_values)
+
+
+def patch_similarity(
+    model: PreTrainedModel, pixel_values: Tensor, point: tuple[int, int], layer: int = -1, resize: bool = True
+) -> Tensor:
+    """Cosine of each patch's features with those of a chosen one (Amir et al. 2021, arXiv 2112.05814, section 3).
+
+    Args:
+        model: As in `patch_features`, likewise `pixel_values` and `layer`.
+        pixel_values: `[batch, channels, height, width]`.
+        point: Pixel within the chosen patch as (x, y), from the left and from the top of the images.
+        layer: Default the last.
+        resize: Whether the maps have the images' resolution, else that of the patch grid.
+
+    Returns:
+        `[batch, height, width]`, or `[batch, rows, columns]`, from -1 to 1.
+
+    Raises:
+        ValueError: If the point is outside of the images, or as `patch_features`.
+    """
+    height, width = pixel_values.shape[-2:]
+    x, y = point
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"point must be within the image of {width} x {height} pixels, got {x}, {y}")
+    features = F.normalize(patch_features(model, pixel_values, layer), dim=1)
+    rows, columns = features.shape[-2:]
+    chosen = features[:, :, y * rows // height, x * columns // width]
+    return as_picture(torch.einsum("bdhw,bd->bhw", features, chosen), pixel_values, resize)
+
+
+def patch_pca(
+    model: PreTrainedModel, pixel_values: Tensor, components: int = 3, layer: int = -1, resize: bool = True
+) -> Tensor:
+    """Patch features on the main directions of all images together (Oquab et al. 2023, arXiv 2304.07193, figure 1).
+
+    Args:
+        model: As in `patch_features`, likewise `pixel_values` and `layer`.
+        pixel_values: `[batch, channels, height, width]`.
+        components: Directions, those of the largest variance first.
+        layer: Default the last.
+        resize: Whether the maps have the images' resolution, else that of the patch grid.
+
+    Returns:
+        `[batch, components, height, width]`, or `[batch, components, rows, columns]`; `as_colours` paints three.
+
+    Raises:
+        ValueError: If there are fewer patches or features than components, or as `patch_features`.
+    """
+    projected = principal_components(list(patch_features(model, pixel_values, layer)), components)
+    return as_picture(torch.stack(projected), pixel_values, resize)
+
+
+def principal_components(features: Sequence[Tensor], components: int = 3) -> list[Tensor]:
+    """Projects features of several images, of any sizes, on the main directions of all of them.
+
+    Args:
+        features: `[hidden, rows, columns]` each.
+        components: Number of directions.
+
+    Returns:
+        `[components, rows, columns]` each, float32; in each direction the largest weight of a feature is positive.
+
+    Raises:
+        ValueError: If there are fewer patches or features than components.
+    """
+    patches = torch.cat([image.flatten(1) for image in features], dim=1).T.double()  # (D, h, w) -> (N, D)
+    if not 1 <= components <= min(patches.shape):
+        raise ValueError(f"components must be from 1 to {min(patches.shape)}, got {components}")
+    mean = patches.mean(dim=0)
+    directions = torch.linalg.svd(patches - mean, full_matrices=False).Vh[:components]
+    # The sign of a direction is arbitrary; a fixed one makes pictures reproducible.
+    signs = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
+    projected = (patches - mean) @ (directions * signs).T
+    parts = projected.float().split([image[0].numel() for image in features])
+    return [part.T.unflatten(1, image.shape[1:]) for part, image in zip(parts, features, strict=True)]
+
+
+def as_colours(projected: Sequence[Tensor]) -> list[Tensor]:
+    """Three components of several images `[3, height, width]` as red, green and blue from 0 to 1, on one scale."""
+    values = torch.cat([image.flatten(1) for image in projected], dim=1)
+    # A few outlying patches would leave the others grey.
+    low, high = (values.quantile(share, dim=1).view(3, 1, 1) for share in (0.01, 0.99))
+    return [((image - low) / (high - low).clamp(min=1e-12)).clamp(0, 1) for image in projected]

@@ -1,0 +1,180 @@
+"""Pictures with maps over them: one picture's pixels, and figures of many side by side."""
+
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from PIL.Image import Image
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .attention import class_token_attention
+from .encoders import resize_map
+
+INCHES_A_PANEL = 1.9
+INCHES_A_LINE = 0.2
+INCHES_OF_COLOUR_BAR = 0.6
+# Characters of a title that fit over a panel.
+TITLE_WIDTH = 26
+# A mid grey reads on a light and on a dark page.
+TEXT_COLOUR = "#808080"
+COLOURS = "viridis"  # perceptually uniform
+OPACITY = 0.75
+# What a mask leaves of the light of a picture.
+DIMMED = 0.2
+
+
+def overlay(picture: Image | np.ndarray, values: Tensor) -> np.ndarray:
+    """A map over a picture, at the picture's own resolution.
+
+    Args:
+        picture: A PIL image, or `[height, width, 3]` from 0 to 1.
+        values: A map `[rows, columns]` of any resolution, in colours from its lowest to its highest over the greyed
+            picture; a boolean mask, which darkens the rest; or colours `[3, rows, columns]`, as they are.
+
+    Returns:
+        `[height, width, 3]` from 0 to 1.
+    """
+    picture = as_array(picture)
+    values = resize_map(values.detach().cpu(), picture.shape[:2])
+    if values.ndim == 3:
+        return values.permute(1, 2, 0).clamp(0, 1).numpy()
+    if values.dtype == torch.bool:
+        return np.where(values.unsqueeze(-1).numpy(), picture, DIMMED * picture)
+    grey = picture.mean(axis=2, keepdims=True)
+    colours = matplotlib.colormaps[COLOURS](Normalize()(values.numpy()))[..., :3]
+    return OPACITY * colours + (1 - OPACITY) * grey
+
+
+def figure(
+    pictures: Sequence[Image | np.ndarray],
+    maps: Tensor | Sequence[Sequence[Tensor]],
+    titles: Sequence[str] | None = None,
+    names: Sequence[str] = ("",),
+    label: str = "",
+) -> Figure:
+    """One row a picture: the picture, then its maps over it, each with its own range of colours.
+
+    Args:
+        pictures: PIL images, or arrays `[height, width, 3]` from 0 to 1 as `displayable` makes of pixel values.
+        maps: One for each picture, `[batch, height, width]`, or a sequence of as many as `names` for each; see
+            `overlay`.
+        titles: One for each picture, such as its prediction.
+        names: Of the columns of maps.
+        label: Of the colour bar, which stands beside maps with values, not beside masks and colours.
+
+    Returns:
+        A matplotlib figure with a transparent background, readable on light and dark pages.
+
+    Raises:
+        ValueError: If there are not as many maps or titles as pictures.
+    """
+    rows = [[values] for values in maps] if isinstance(maps, Tensor) else [list(panels) for panels in maps]
+    titles = [""] * len(pictures) if titles is None else titles
+    if not len(rows) == len(pictures) == len(titles):
+        raise ValueError(f"got {len(pictures)} pictures, {len(rows)} maps and {len(titles)} titles")
+    titles, names = ([textwrap.fill(text, TITLE_WIDTH) for text in texts] for texts in (titles, names))
+    has_values = any(values.ndim == 2 and values.dtype != torch.bool for panels in rows for values in panels)
+    drawn = Figure(figsize=figure_size(pictures, titles, names, has_values), layout="compressed")
+    axes = drawn.subplots(len(pictures), len(names) + 1, squeeze=False)
+    for row, (picture, panels, title) in enumerate(zip(pictures, rows, titles, strict=True)):
+        axes[row, 0].imshow(as_array(picture))
+        axes[row, 0].set_title(title, fontsize=8, color=TEXT_COLOUR)
+        for axis, values in zip(axes[row, 1:], panels, strict=True):
+            axis.imshow(overlay(picture, values))
+    for axis, name in zip(axes[0, 1:], names, strict=True):
+        axis.set_title(name, fontsize=8, color=TEXT_COLOUR)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    if has_values:
+        add_colour_bar(drawn, axes, rows, label)
+    drawn.patch.set_alpha(0)
+    return drawn
+
+
+def figure_size(
+    pictures: Sequence[Image | np.ndarray], titles: Sequence[str], names: Sequence[str], has_values: bool
+) -> tuple[float, float]:
+    """Inches of a figure whose columns are as wide as `INCHES_A_PANEL`."""
+    shapes = [as_array(picture).shape for picture in pictures]
+    heights = [INCHES_A_PANEL * min(height / width, 2) for height, width, _ in shapes]
+    lines = [1 + title.count("\n") for title in titles]
+    lines[0] = max(lines[0], *(1 + name.count("\n") for name in names))
+    width = INCHES_A_PANEL * (len(names) + 1) + INCHES_OF_COLOUR_BAR * has_values
+    return width, sum(heights) + INCHES_A_LINE * sum(lines)
+
+
+def add_colour_bar(drawn: Figure, axes: np.ndarray, rows: Sequence[Sequence[Tensor]], label: str) -> None:
+    """A colour bar with numbers where there is one map, else from the lowest to the highest value of each."""
+    values = [panel.detach().cpu() for panels in rows for panel in panels]
+    is_alone = len(values) == 1
+    norm = Normalize(values[0].min(), values[0].max()) if is_alone else Normalize(0, 1)
+    bar = drawn.colorbar(ScalarMappable(norm, COLOURS), ax=axes, shrink=0.8, aspect=25)
+    if not is_alone:
+        bar.set_ticks([0, 1], labels=["lowest", "highest"])
+    bar.ax.tick_params(labelsize=7, colors=TEXT_COLOUR)
+    bar.set_label(label, fontsize=8, color=TEXT_COLOUR)
+    bar.outline.set_edgecolor(TEXT_COLOUR)
+
+
+def attention_figure(pixel_values: Tensor, maps: Tensor, image_processor, titles: Sequence[str]) -> Figure:
+    """One row an image: the image as the model sees it, the mean over heads, each head.
+
+    Args:
+        pixel_values: `[batch, channels, height, width]`, normalised.
+        maps: `[batch, heads, rows, columns]`, as `class_token_attention` gives; each panel has its own colour range.
+        image_processor: The processor whose normalisation is undone.
+        titles: A title for each image, such as its prediction.
+
+    Returns:
+        A matplotlib figure with a transparent background.
+    """
+    panels = torch.cat((maps.mean(dim=1, keepdim=True), maps), dim=1)
+    return figure(displayable(pixel_values, image_processor), list(panels), titles, head_names(maps.shape[1]))
+
+
+def head_names(heads: int) -> list[str]:
+    """Names of the panels of the mean over heads and of each head, counted from 0 as `head` is."""
+    return ["mean of heads", *(f"head {head}" for head in range(heads))]
+
+
+@torch.no_grad()
+def classifier_attention_figure(model: PreTrainedModel, pixel_values: Tensor, image_processor) -> Figure:
+    """The last layer's attention on images, each under what the classifier predicts for it.
+
+    Args:
+        model: A classifier, in evaluation mode.
+        pixel_values: `[batch, channels, height, width]`, normalised, on the model's device.
+        image_processor: The processor whose normalisation is undone.
+
+    Raises:
+        ValueError: If the model is none that `class_token_attention` knows.
+    """
+    predicted = model(pixel_values).logits.argmax(dim=-1).tolist()
+    titles = [f"predicted: {model.config.id2label[number]}" for number in predicted]
+    return attention_figure(pixel_values, class_token_attention(model, pixel_values), image_processor, titles)
+
+
+def as_array(picture: Image | np.ndarray) -> np.ndarray:
+    """`[height, width, 3]` from 0 to 1."""
+    if isinstance(picture, np.ndarray):
+        return picture
+    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+
+
+def displayable(pixel_values: Tensor, image_processor) -> np.ndarray:
+    """Normalised `[batch, 3, height, width]` -> `[batch, height, width, 3]` from 0 to 1."""
+    mean, std = (pixel_values.new_tensor(values).view(-1, 1, 1) for values in mean_and_std(image_processor))
+    return (pixel_values * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy(force=True)
+
+
+def mean_and_std(image_processor) -> tuple[Sequence[float], Sequence[float]]:
+    """The statistics that a processor normalises with; 0 and 1 where it does not."""
+    if getattr(image_processor, "do_normalize", False):
+        return image_processor.image_mean, image_processor.image_std
+    return [0.0] * 3, [1.0] * 3

@@ -1,0 +1,98 @@
+"""Attention weights of every layer, handed on one by one and never kept, of any model on transformers' interface.
+
+For the time of a call the encoder's attention backend is one of ours, so that nothing is reloaded and any backend, the
+suite's models and transformers' own are observed alike.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+BACKEND = "hf_vit_suite_observed"
+
+# Layer, weights `[batch, heads, queries, tokens]` and, in a backward pass, the gradient of the score by them.
+Observer = Callable[[int, Tensor, Tensor | None], None]
+
+
+class Watch:
+    """Counts the layers of one forward pass.
+
+    Args:
+        observe: Is given each layer's weights.
+        with_gradients: Whether to observe the backward pass, from the last layer to the first, not the forward pass.
+    """
+
+    def __init__(self, observe: Observer, with_gradients: bool):
+        self.observe = observe
+        self.with_gradients = with_gradients
+        self.layer = 0
+
+
+_watch: ContextVar[Watch] = ContextVar("watch")
+
+
+def attention_weights(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """`[batch, heads, queries, d]` and `[batch, heads, tokens, d]` -> `[batch, heads, queries, tokens]`."""
+    return ((query * scaling) @ key.transpose(2, 3)).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+
+
+class ObservedGradient(torch.autograd.Function):
+    """Attention that computes its weights again in the backward pass, so that one layer's exist at a time."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scaling: float, observe: Observer, layer: int):
+        ctx.save_for_backward(query, key, value)
+        ctx.scaling, ctx.observe, ctx.layer = scaling, observe, layer
+        return F.scaled_dot_product_attention(query, key, value, scale=scaling)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        query, key, value = ctx.saved_tensors
+        weights = attention_weights(query, key, ctx.scaling)
+        by_weights = gradient @ value.transpose(2, 3)
+        ctx.observe(ctx.layer, weights, by_weights)
+        by_scores = weights * (by_weights - (by_weights * weights).sum(dim=-1, keepdim=True)) * ctx.scaling
+        return by_scores @ key, by_scores.transpose(2, 3) @ query, weights.transpose(2, 3) @ gradient, None, None, None
+
+
+def observed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, scaling: float, **kwargs
+) -> tuple[Tensor, None]:
+    """Unmasked attention without dropout, with the signature of transformers' attention interface."""
+    watch = _watch.get()
+    layer, watch.layer = watch.layer, watch.layer + 1
+    if watch.with_gradients:
+        attended = ObservedGradient.apply(query, key, value, scaling, watch.observe, layer)
+    else:
+        weights = attention_weights(query, key, scaling)
+        watch.observe(layer, weights, None)
+        attended = weights @ value
+    return attended.transpose(1, 2), None  # (B, heads, N, d) -> (B, N, heads, d)
+
+
+ALL_ATTENTION_FUNCTIONS.register(BACKEND, observed_attention)
+
+
+@contextmanager
+def observed(config: PretrainedConfig, observe: Observer, with_gradients: bool = False) -> Iterator[None]:
+    """Within the block, every layer of the encoder with this config hands on its attention weights.
+
+    Args:
+        config: The encoder's own, whose backend is changed and restored.
+        observe: Called with the layer, its weights and, with gradients, the gradient by them.
+        with_gradients: Whether to call in the backward pass, which may come after the block, in place of the forward.
+    """
+    backend = config._attn_implementation
+    token = _watch.set(Watch(observe, with_gradients))
+    config._attn_implementation = BACKEND
+    try:
+        yield
+    finally:
+        config._attn_implementation = backend
+        _watch.reset(token)
