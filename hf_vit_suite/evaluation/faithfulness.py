@@ -21,7 +21,7 @@ METHODS: dict[str, Explain] = {
     "rollout": lambda model, pixel_values: explain.rollout(model, pixel_values, resize=False),
     "attention": lambda model, pixel_values: explain.attention_maps(model, pixel_values, resize=False),
 }
-# Deviation of the blur that insertion starts from, as a share of the image's side: 5 pixels of 224 in the paper's code.
+# Deviation of the blur that insertion starts from, as a share of the side: 5 of 224 pixels in the paper's code.
 BLUR = 5 / 224
 
 
