@@ -94,6 +94,8 @@ def similarity_panels(explainer: Explainer, pixel_values: Tensor) -> Panels:
     options = dict(explainer.options)
     height, width = pixel_values.shape[-2:]
     across, down = options.pop("point", (0.5, 0.5))
+    if not (0 <= across < 1 and 0 <= down < 1):
+        raise ValueError(f"--point must be shares from 0 to below 1, got {across} {down}")
     point = (int(across * width), int(down * height))
     return [explain.patch_similarity(explainer.model, pixel_values, point, resize=False, **options)[0]]
 
@@ -170,9 +172,7 @@ def explain_files(
     options = {name: value for name, value in options.items() if value is not None}
     method = method or ("relevance" if "texts" in options else "attention")
     if unknown := [name for name in options if name not in OPTIONS[method]]:
-        raise ValueError(
-            f"--{unknown[0].rstrip('s') if unknown[0] == 'texts' else unknown[0]} is no option of --method {method}"
-        )
+        raise ValueError(f"--{unknown[0].replace('texts', 'text')} is no option of --method {method}")
     out = Path(out)
     file_format = file_format or (out.suffix[1:].lower() if out.suffix else "png")
     if file_format not in FORMATS or (out.suffix and out.suffix[1:].lower() != file_format):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 from transformers import PreTrainedModel
 
 from .. import explain
@@ -21,8 +20,6 @@ METHODS: dict[str, Explain] = {
     "rollout": lambda model, pixel_values: explain.rollout(model, pixel_values, resize=False),
     "attention": lambda model, pixel_values: explain.attention_maps(model, pixel_values, resize=False),
 }
-# Deviation of the blur that insertion starts from, as a share of the side: 5 of 224 pixels in the paper's code.
-BLUR = 5 / 224
 
 
 @torch.no_grad()
@@ -31,7 +28,8 @@ def perturbation_curves(
 ) -> tuple[Tensor, Tensor]:
     """The predicted class's probability while patches vanish, and while they appear, the highest first.
 
-    Deleted patches are 0, the mean colour of normalised images; inserted ones replace those of the blurred image.
+    Patches that are absent are 0, the mean colour of normalised images, both ways: the blurred image from which the
+    paper inserts still shows what is on small images.
 
     Args:
         model: A classifier, in evaluation mode.
@@ -48,24 +46,16 @@ def perturbation_curves(
     ranks = order.argsort(dim=1).view_as(maps)
     ranks = ranks.repeat_interleave(pixel_values.shape[2] // maps.shape[1], dim=1)
     ranks = ranks.repeat_interleave(pixel_values.shape[3] // maps.shape[2], dim=2).unsqueeze(1)
-    blurred = blur(pixel_values)
+    nothing = torch.zeros_like(pixel_values)
     curves = []
-    for absent, present in ((pixel_values, torch.zeros_like(pixel_values)), (blurred, pixel_values)):
+    for before, after in ((pixel_values, nothing), (nothing, pixel_values)):
         curve = []
         for step in range(steps + 1):
             reached = ranks < round(step * order.shape[1] / steps)
-            logits = explain.classify(model, torch.where(reached, present, absent))
+            logits = explain.classify(model, torch.where(reached, after, before))
             curve.append(logits.float().softmax(dim=-1).gather(1, classes))
         curves.append(torch.cat(curve, dim=1))
     return curves[0], curves[1]
-
-
-def blur(pixel_values: Tensor) -> Tensor:
-    """The images without their details."""
-    sigma = BLUR * min(pixel_values.shape[-2:])
-    # Three deviations on either side, no wider than the reflected edge allows.
-    reach = min(max(1, round(3 * sigma)), min(pixel_values.shape[-2:]) - 1)
-    return gaussian_blur(pixel_values, kernel_size=[2 * reach + 1] * 2, sigma=[sigma] * 2)
 
 
 def method_curves(
@@ -103,7 +93,7 @@ def faithfulness_report(curves: Tensor, methods: Sequence[str]) -> dict[str, dic
         each from 0 to 1, and the mean curves.
     """
     steps = curves.shape[-1] - 1
-    areas, means = (curves.trapezoid(dim=-1) / steps).mean(dim=0), curves.mean(dim=0)
+    areas, means = (torch.trapezoid(curves, dim=-1) / steps).mean(dim=0), curves.mean(dim=0)
     return {
         method: {
             "deletion": areas[number, 0].item(),
