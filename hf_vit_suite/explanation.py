@@ -252,7 +252,11 @@ def see(explainer: Explainer, picture: Image.Image) -> Tensor:
 
 @torch.no_grad()
 def title(explainer: Explainer, pixel_values: Tensor, path: str | os.PathLike) -> str:
-    """What a classifier predicts, else the picture's name."""
+    """What a classifier predicts or which text fits best, else the picture's name."""
+    if explainer.input_ids is not None:
+        images = pixel_values.expand(len(explainer.texts), -1, -1, -1)
+        cosine, number = explain.text_scores(explainer.model, images, explainer.input_ids).max(dim=0)
+        return f"{explainer.texts[number]} ({cosine:.2f})"
     if not explain.has_classes(explainer.model):
         return Path(path).name
     logits = explain.classify(explainer.model, pixel_values)

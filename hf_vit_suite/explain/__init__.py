@@ -3,7 +3,7 @@
 from .attention import attention_maps, class_token_attention, mass_masks, rollout
 from .features import as_colours, patch_features, patch_pca, patch_similarity, principal_components
 from .figures import attention_figure, classifier_attention_figure, displayable, figure, overlay
-from .gradients import attention_gradient, classify, has_classes, relevance
+from .gradients import attention_gradient, classify, has_classes, relevance, text_scores
 from .reconstruction import reconstruct, reconstruction_figure
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "reconstruction_figure",
     "relevance",
     "rollout",
+    "text_scores",
 ]
