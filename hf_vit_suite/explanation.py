@@ -174,8 +174,9 @@ def explain_files(
     if unknown := [name for name in options if name not in OPTIONS[method]]:
         raise ValueError(f"--{unknown[0].replace('texts', 'text')} is no option of --method {method}")
     out = Path(out)
-    file_format = file_format or (out.suffix[1:].lower() if out.suffix else "png")
-    if file_format not in FORMATS or (out.suffix and out.suffix[1:].lower() != file_format):
+    suffix = "" if out.is_dir() else out.suffix[1:]
+    file_format = file_format or suffix or "png"
+    if file_format not in FORMATS or suffix not in ("", file_format):
         raise ValueError(f"{out} can't be written: explanations are files or folders of {', '.join(FORMATS)}")
     if file_format == "gif" and "layer" not in OPTIONS[method]:
         raise ValueError(f"--format gif shows layer after layer, and --method {method} has none")
@@ -185,7 +186,7 @@ def explain_files(
     titles = [title(explainer, pixels, path) for pixels, path in zip(batches, paths, strict=True)]
     frames = list(explanations(explainer, method, batches, by_layer=file_format == "gif"))
     sheet = Sheet(pictures, titles, method, explainer.texts)
-    if out.suffix:
+    if suffix:
         with staged_file(out) as staged:
             sheet.write(frames, staged)
         return [out]
@@ -237,7 +238,8 @@ def see(explainer: Explainer, picture: Image.Image) -> Tensor:
 
     Sides are rounded to multiples of the patch, to which positions are resized.
     """
-    processor, size = explainer.processor, explainer.processor.size
+    processor = explainer.processor
+    size = processor.size if processor.do_resize else {}
     width, height = picture.size
     if size.get("shortest_edge"):
         scale = size["shortest_edge"] / min(width, height)

@@ -19,7 +19,8 @@ from hf_vit_suite import (
     SuiteViTModel,
 )
 from hf_vit_suite.cli import EXPLAIN_METHODS, main
-from hf_vit_suite.explanation import OPTIONS
+from hf_vit_suite.data import decode_image
+from hf_vit_suite.explanation import OPTIONS, open_explainer, see
 
 NAMED = {**TINY_VIT, "id2label": {0: "cat", 1: "dog", 2: "owl"}}
 CROPPING = CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
@@ -143,6 +144,24 @@ def test_pictures_of_one_name_get_files_of_their_own(saved, pictures: list[str],
         "wide-2.png",
         "wide.png",
     ]
+
+
+def test_picture_is_seen_whole_in_the_processors_scale(saved, pictures: list[str], tmp_path: Path):
+    folder, seen = saved("encoder"), {}
+    explainer = open_explainer(folder, "attention", {})
+    for path in pictures:
+        seen[Path(path).stem] = tuple(see(explainer, decode_image(path)).shape[-2:])
+    # The shorter side of 40 pixels, the longer one rounded to patches of 8.
+    assert seen == {"wide": (40, 72), "tall": (72, 40)}
+    explainer.processor.do_resize = False
+    assert see(explainer, decode_image(pictures[0])).shape[-2:] == (48, 88)
+
+
+def test_folder_that_exists_is_a_folder_whatever_its_name(saved, pictures: list[str], tmp_path: Path):
+    out = tmp_path / "maps.v1"
+    out.mkdir()
+    assert main(["explain", saved("encoder"), pictures[0], "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["grid.png", "wide.png"]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def attention_gradient(
 
 def positive_part(weights: Tensor, gradient: Tensor) -> Tensor:
     """(A x dA)+ in float32; weights are not negative, so it is also A x dA+."""
-    return (weights * gradient).float().clamp(min=0)
+    return (weights.float() * gradient.float()).clamp(min=0)
 
 
 def watch_backward(

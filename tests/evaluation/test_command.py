@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import TrainingArguments, ViTImageProcessor
 
 from hf_vit_suite import SuiteViTConfig, SuiteViTForImageClassification
+from hf_vit_suite.cli import main
 from hf_vit_suite.data import decode_image
 from hf_vit_suite.evaluation.command import build_parser
 from hf_vit_suite.training.arguments import DataArguments
@@ -153,3 +154,15 @@ def test_help_lists_the_ways(run_command):
     text = run_command("evaluate", "--help").stdout
     assert all(way in text for way in ("knn", "linear", "classification"))
     assert "--pooling" in run_command("evaluate", "linear", "--help").stdout
+
+
+def test_faithfulness_reports_every_method_and_draws_its_curves(colours: Path, tmp_path: Path):
+    folder, out = save_classifier(tmp_path / "model"), tmp_path / "out"
+    fixed = ["evaluate", "faithfulness", str(folder), "--dataset", str(colours), "--output_dir", str(out)]
+    assert main([*fixed, "--split", "all", "--images", "12", "--steps", "4"]) == 0
+    report = json.loads((out / "metrics.json").read_text())
+    assert set(report["metrics"]) == {"relevance", "gradient", "rollout", "attention", "random"}
+    for metrics in report["metrics"].values():
+        assert len(metrics["deletion_curve"]) == len(metrics["insertion_curve"]) == 5
+        assert metrics["deletion_curve"][0] == pytest.approx(metrics["insertion_curve"][-1], abs=1e-5)
+    assert decode_image(out / "curves.png").width > 600

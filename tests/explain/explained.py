@@ -1,5 +1,8 @@
 """Small models with random weights, transformers' own and ours, and the derivation that keeps every map."""
 
+import weakref
+
+import pytest
 import torch
 from references import randomise
 from torch import Tensor
@@ -17,6 +20,8 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+
+from hf_vit_suite.explain import observation
 
 FIELDS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
 TINY = {**FIELDS, "image_size": 32, "patch_size": 8}
@@ -91,3 +96,17 @@ def relevance_of(products: list[Tensor], first: int = 0) -> Tensor:
     for product in products[first:]:
         relevance = relevance + product.mean(dim=1) @ relevance
     return relevance
+
+
+def watch_weights(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
+    """Every layer's attention weights as they are made; each finds those before it gone."""
+    made, compute = [], observation.attention_weights
+
+    def recorded(*arguments) -> torch.Tensor:
+        assert all(reference() is None for reference in made)
+        weights = compute(*arguments)
+        made.append(weakref.ref(weights))
+        return weights
+
+    monkeypatch.setattr(observation, "attention_weights", recorded)
+    return made

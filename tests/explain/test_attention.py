@@ -1,15 +1,13 @@
 """Attention of the class token, masks of its mass, and rollout."""
 
-import weakref
-
 import pytest
 import torch
-from explained import CLASSIFIERS, TINY, rollout_of, transformers_classifier, transformers_clip
+from explained import CLASSIFIERS, TINY, rollout_of, transformers_classifier, transformers_clip, watch_weights
 from references import assert_equals_reference, from_transformers_vit, randomise
 from transformers import ResNetConfig, ResNetModel
 
 from hf_vit_suite import SuiteViTConfig, SuiteViTForImageClassification, SuiteViTModel
-from hf_vit_suite.explain import attention_maps, class_token_attention, mass_masks, observation, rollout
+from hf_vit_suite.explain import attention_maps, class_token_attention, mass_masks, rollout
 
 
 def attentions_of(model: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -101,16 +99,7 @@ def test_rollout_of_a_model_that_pools_patches_is_their_mean():
 
 
 def test_one_layers_heads_exist_at_a_time(monkeypatch: pytest.MonkeyPatch):
-    made, compute = [], observation.attention_weights
-
-    def recorded(*arguments) -> torch.Tensor:
-        assert all(reference() is None for reference in made)
-        weights = compute(*arguments)
-        made.append(weakref.ref(weights))
-        return weights
-
-    monkeypatch.setattr(observation, "attention_weights", recorded)
-    # The block's own variable holds the last layer's until the next one's are made.
+    made = watch_weights(monkeypatch)
     rollout(randomise(SuiteViTModel(SuiteViTConfig(**TINY)), scale=0.3), torch.randn(1, 3, 32, 32))
     assert len(made) == 3
 

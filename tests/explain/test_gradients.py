@@ -1,7 +1,5 @@
 """Relevance and attention times gradient equal a float64 derivation that keeps every map."""
 
-import weakref
-
 import pytest
 import torch
 from explained import (
@@ -12,11 +10,12 @@ from explained import (
     relevance_of,
     transformers_classifier,
     transformers_clip,
+    watch_weights,
 )
 from references import assert_equals_reference, from_transformers_clip, from_transformers_vit, randomise
 
 from hf_vit_suite import SuiteCLIPConfig, SuiteCLIPModel, SuiteViTConfig, SuiteViTForImageClassification
-from hf_vit_suite.explain import attention_gradient, observation, relevance
+from hf_vit_suite.explain import attention_gradient, relevance
 
 TARGETS = [3, 1]
 
@@ -112,15 +111,7 @@ def test_relevance_of_a_text_is_the_papers(kind: str):
 
 
 def test_one_layers_heads_exist_at_a_time(monkeypatch: pytest.MonkeyPatch):
-    made, compute = [], observation.attention_weights
-
-    def recorded(*arguments) -> torch.Tensor:
-        assert all(reference() is None for reference in made)
-        weights = compute(*arguments)
-        made.append(weakref.ref(weights))
-        return weights
-
-    monkeypatch.setattr(observation, "attention_weights", recorded)
+    made = watch_weights(monkeypatch)
     relevance(ours_from_vit(), torch.randn(1, 3, 32, 32))
     assert len(made) == 3
 
