@@ -26,6 +26,7 @@ from .evaluation.features import best_device
 from .evaluation.two_towers import open_two_towers
 from .explain.encoders import image_encoder, resize_map
 from .explain.figures import head_names
+from .explain.reconstruction import visible_and_painted
 from .files import staged_file, staged_folder
 from .models.configuration_mae import SuiteMAEConfig
 from .models.embedding import round_to_multiple
@@ -34,7 +35,6 @@ from .opening import is_classifier, open_pretrained
 FORMATS = ("png", "svg", "npy", "gif")
 FRAME_MILLISECONDS = 500
 FIGURE_DPI = 150
-GREY = 0.5
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,8 @@ def reconstruction_panels(explainer: Explainer, pixel_values: Tensor) -> Panels:
     """What is left of a picture, and what a masked autoencoder makes of it; the same mask for pictures of a size."""
     rows, columns = image_encoder(explainer.model).grid(pixel_values)
     noise = torch.rand(1, rows * columns, generator=torch.Generator().manual_seed(0)).to(pixel_values.device)
-    painted, is_masked = explain.reconstruct(explainer.model, pixel_values, noise)
-    image, painted = (
-        torch.from_numpy(explain.displayable(pixels, explainer.processor)[0]).permute(2, 0, 1)
-        for pixels in (pixel_values, painted)
-    )
-    return [torch.where(is_masked[0].bool().cpu(), GREY, image), painted]
+    *panels, _ = visible_and_painted(explainer.model, pixel_values, noise, explainer.processor)
+    return [torch.from_numpy(images[0]).permute(2, 0, 1) for images in panels]
 
 
 PANELS: dict[str, Callable[[Explainer, Tensor], Panels]] = {

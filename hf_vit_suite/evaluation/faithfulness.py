@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import explain
+from ..explain.encoders import image_encoder
 
 RANDOM = "random"
 Explain = Callable[[PreTrainedModel, Tensor], Tensor]
@@ -70,11 +71,11 @@ def method_curves(
         generator: Draws that order, on the CPU.
         steps: As in `perturbation_curves`.
     """
-    rows, columns = explain.attention_maps(model, pixel_values[:1], resize=False).shape[1:]
+    grid = image_encoder(model).grid(pixel_values)
     curves = []
     for method in methods:
         if method == RANDOM:
-            maps = torch.rand(len(pixel_values), rows, columns, generator=generator).to(pixel_values.device)
+            maps = torch.rand(len(pixel_values), *grid, generator=generator).to(pixel_values.device)
         else:
             maps = METHODS[method](model, pixel_values)
         curves.append(torch.stack(perturbation_curves(model, pixel_values, maps, steps), dim=1))

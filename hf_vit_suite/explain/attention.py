@@ -28,13 +28,12 @@ def class_token_attention(model: PreTrainedModel, pixel_values: Tensor, layer: i
     """
     encoder = image_encoder(model)
     encoder.grid(pixel_values)
-    wanted, rows = encoder.resolve_layer(layer), []
+    rows = []
 
-    def observe(number: int, weights: Tensor, _) -> None:
-        if number == wanted:
-            rows.append(weights[:, :, 0].float())
+    def observe(weights: Tensor, _: None) -> None:
+        rows.append(weights[:, :, 0].float())
 
-    with observed(encoder.module.config, observe):
+    with observed(encoder.module.config, observe, [encoder.resolve_layer(layer)]):
         encoder.encode(pixel_values)
     return encoder.on_grid(rows[0], pixel_values)
 
@@ -133,12 +132,10 @@ def rollout(
         raise ValueError(f"discard_ratio must be at least 0 and below 1, got {discard_ratio}")
     encoder = image_encoder(model)
     encoder.grid(pixel_values)
-    last, product = encoder.resolve_layer(layer), None
+    product = None
 
-    def observe(number: int, weights: Tensor, _) -> None:
+    def observe(weights: Tensor, _: None) -> None:
         nonlocal product
-        if number > last:
-            return
         fused = fuse_heads(weights.float(), fusion)
         if dropped := int(discard_ratio * fused[0].numel()):
             smallest = fused.flatten(1).topk(dropped, dim=1, largest=False).indices
@@ -147,7 +144,7 @@ def rollout(
         step = step / step.sum(dim=-1, keepdim=True)
         product = step if product is None else step @ product
 
-    with observed(encoder.module.config, observe):
+    with observed(encoder.module.config, observe, range(encoder.resolve_layer(layer) + 1)):
         encoder.encode(pixel_values)
     return as_picture(encoder.on_grid(encoder.readout(product) @ product, pixel_values), pixel_values, resize)
 

@@ -78,12 +78,13 @@ def figure(
     titles = [""] * len(pictures) if titles is None else titles
     if not len(rows) == len(pictures) == len(titles):
         raise ValueError(f"got {len(pictures)} pictures, {len(rows)} maps and {len(titles)} titles")
+    pictures = [as_array(picture) for picture in pictures]
     titles, names = ([textwrap.fill(text, TITLE_WIDTH) for text in texts] for texts in (titles, names))
     has_values = any(values.ndim == 2 and values.dtype != torch.bool for panels in rows for values in panels)
     drawn = Figure(figsize=figure_size(pictures, titles, names, has_values), layout="compressed")
     axes = drawn.subplots(len(pictures), len(names) + 1, squeeze=False)
     for row, (picture, panels, title) in enumerate(zip(pictures, rows, titles, strict=True)):
-        axes[row, 0].imshow(as_array(picture))
+        axes[row, 0].imshow(picture)
         axes[row, 0].set_title(title, fontsize=8, color=TEXT_COLOUR)
         for axis, values in zip(axes[row, 1:], panels, strict=True):
             axis.imshow(overlay(picture, values))
@@ -98,11 +99,10 @@ def figure(
 
 
 def figure_size(
-    pictures: Sequence[Image | np.ndarray], titles: Sequence[str], names: Sequence[str], has_values: bool
+    pictures: Sequence[np.ndarray], titles: Sequence[str], names: Sequence[str], has_values: bool
 ) -> tuple[float, float]:
     """Inches of a figure whose columns are as wide as `INCHES_A_PANEL`."""
-    shapes = [as_array(picture).shape for picture in pictures]
-    heights = [INCHES_A_PANEL * min(height / width, 2) for height, width, _ in shapes]
+    heights = [INCHES_A_PANEL * min(height / width, 2) for height, width, _ in map(np.shape, pictures)]
     lines = [1 + title.count("\n") for title in titles]
     lines[0] = max(lines[0], *(1 + name.count("\n") for name in names))
     width = INCHES_A_PANEL * (len(names) + 1) + INCHES_OF_COLOUR_BAR * has_values

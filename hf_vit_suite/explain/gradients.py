@@ -1,13 +1,13 @@
 """Which patches a decision rests on: attention weighed by the gradient of the decision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from .encoders import ImageEncoder, as_picture, check_heads, check_targets, forward_options, image_encoder
-from .observation import observed
+from .observation import Observer, observed
 
 Target = int | Sequence[int] | Tensor | None
 
@@ -43,17 +43,16 @@ def relevance(
         ValueError: If the model has neither classes nor texts, there is no such class, or the model is not known.
     """
     encoder = image_encoder(model)
-    first, row = encoder.resolve_layer(layer), None
+    layers, row = range(encoder.resolve_layer(layer), encoder.depth), None
 
-    def observe(number: int, weights: Tensor, gradient: Tensor) -> None:
+    def observe(weights: Tensor, gradient: Tensor) -> None:
         nonlocal row
         if row is None:
             row = encoder.readout(weights.float()).expand(len(weights), 1, -1)
-        if number >= first:
-            # The last layer may have been computed for the tokens alone that are read.
-            row = row + row[..., : weights.shape[2]] @ positive_part(weights, gradient).mean(dim=1)
+        # The last layer may have been computed for the tokens alone that are read.
+        row = row + row[..., : weights.shape[2]] @ positive_part(weights, gradient).mean(dim=1)
 
-    watch_backward(model, encoder, observe, pixel_values, target, input_ids)
+    watch_backward(model, encoder, observe, layers, pixel_values, target, input_ids)
     return as_picture(encoder.on_grid(row.squeeze(1), pixel_values), pixel_values, resize)
 
 
@@ -87,18 +86,17 @@ def attention_gradient(
     """
     encoder = image_encoder(model)
     check_heads(encoder.module.config.num_attention_heads, head)
-    wanted = range(encoder.depth) if layer is None else [encoder.resolve_layer(layer)]
+    layers = range(encoder.depth) if layer is None else [encoder.resolve_layer(layer)]
     total = 0
 
-    def observe(number: int, weights: Tensor, gradient: Tensor) -> None:
+    def observe(weights: Tensor, gradient: Tensor) -> None:
         nonlocal total
-        if number in wanted:
-            product = positive_part(weights, gradient)
-            product = product.mean(dim=1) if head is None else product[:, head]
-            total = total + encoder.readout(product)[: product.shape[1]] @ product
+        product = positive_part(weights, gradient)
+        product = product.mean(dim=1) if head is None else product[:, head]
+        total = total + encoder.readout(product)[: product.shape[1]] @ product
 
-    watch_backward(model, encoder, observe, pixel_values, target, input_ids)
-    return as_picture(encoder.on_grid(total / len(wanted), pixel_values), pixel_values, resize)
+    watch_backward(model, encoder, observe, layers, pixel_values, target, input_ids)
+    return as_picture(encoder.on_grid(total / len(layers), pixel_values), pixel_values, resize)
 
 
 def positive_part(weights: Tensor, gradient: Tensor) -> Tensor:
@@ -109,14 +107,15 @@ def positive_part(weights: Tensor, gradient: Tensor) -> Tensor:
 def watch_backward(
     model: PreTrainedModel,
     encoder: ImageEncoder,
-    observe: Callable[[int, Tensor, Tensor], None],
+    observe: Observer,
+    layers: Collection[int],
     pixel_values: Tensor,
     target: Target,
     input_ids: Tensor | None,
 ) -> None:
     """Sends the gradient of each image's score back through its encoder."""
     encoder.grid(pixel_values)
-    with torch.enable_grad(), observed(encoder.module.config, observe, with_gradients=True):
+    with torch.enable_grad(), observed(encoder.module.config, observe, layers, with_gradients=True):
         # The images ask for a gradient, so that there is a graph where every weight is frozen too.
         pixel_values = pixel_values.detach().requires_grad_()
         if input_ids is None:

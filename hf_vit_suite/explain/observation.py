@@ -4,7 +4,7 @@ For the time of a call the encoder's attention backend is one of ours, so that n
 suite's models and transformers' own are observed alike.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -16,20 +16,22 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 BACKEND = "hf_vit_suite_observed"
 
-# Layer, weights `[batch, heads, queries, tokens]` and, in a backward pass, the gradient of the score by them.
-Observer = Callable[[int, Tensor, Tensor | None], None]
+# Weights of a layer `[batch, heads, queries, tokens]` and, in a backward pass, the gradient of the score by them.
+Observer = Callable[[Tensor, Tensor | None], None]
 
 
 class Watch:
     """Counts the layers of one forward pass.
 
     Args:
-        observe: Is given each layer's weights.
+        observe: Is given each watched layer's weights.
+        layers: Those that are watched, from 0; the others attend by SDPA.
         with_gradients: Whether to observe the backward pass, from the last layer to the first, not the forward pass.
     """
 
-    def __init__(self, observe: Observer, with_gradients: bool):
+    def __init__(self, observe: Observer, layers: Collection[int], with_gradients: bool):
         self.observe = observe
+        self.layers = layers
         self.with_gradients = with_gradients
         self.layer = 0
 
@@ -46,9 +48,9 @@ class ObservedGradient(torch.autograd.Function):
     """Attention that computes its weights again in the backward pass, so that one layer's exist at a time."""
 
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scaling: float, observe: Observer, layer: int):
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scaling: float, observe: Observer):
         ctx.save_for_backward(query, key, value)
-        ctx.scaling, ctx.observe, ctx.layer = scaling, observe, layer
+        ctx.scaling, ctx.observe = scaling, observe
         return F.scaled_dot_product_attention(query, key, value, scale=scaling)
 
     @staticmethod
@@ -56,9 +58,9 @@ class ObservedGradient(torch.autograd.Function):
         query, key, value = ctx.saved_tensors
         weights = attention_weights(query, key, ctx.scaling)
         by_weights = gradient @ value.transpose(2, 3)
-        ctx.observe(ctx.layer, weights, by_weights)
+        ctx.observe(weights, by_weights)
         by_scores = weights * (by_weights - (by_weights * weights).sum(dim=-1, keepdim=True)) * ctx.scaling
-        return by_scores @ key, by_scores.transpose(2, 3) @ query, weights.transpose(2, 3) @ gradient, None, None, None
+        return by_scores @ key, by_scores.transpose(2, 3) @ query, weights.transpose(2, 3) @ gradient, None, None
 
 
 def observed_attention(
@@ -67,11 +69,13 @@ def observed_attention(
     """Unmasked attention without dropout, with the signature of transformers' attention interface."""
     watch = _watch.get()
     layer, watch.layer = watch.layer, watch.layer + 1
-    if watch.with_gradients:
-        attended = ObservedGradient.apply(query, key, value, scaling, watch.observe, layer)
+    if layer not in watch.layers:
+        attended = F.scaled_dot_product_attention(query, key, value, scale=scaling)
+    elif watch.with_gradients:
+        attended = ObservedGradient.apply(query, key, value, scaling, watch.observe)
     else:
         weights = attention_weights(query, key, scaling)
-        watch.observe(layer, weights, None)
+        watch.observe(weights, None)
         attended = weights @ value
     return attended.transpose(1, 2), None  # (B, heads, N, d) -> (B, N, heads, d)
 
@@ -80,16 +84,19 @@ ALL_ATTENTION_FUNCTIONS.register(BACKEND, observed_attention)
 
 
 @contextmanager
-def observed(config: PretrainedConfig, observe: Observer, with_gradients: bool = False) -> Iterator[None]:
-    """Within the block, every layer of the encoder with this config hands on its attention weights.
+def observed(
+    config: PretrainedConfig, observe: Observer, layers: Collection[int], with_gradients: bool = False
+) -> Iterator[None]:
+    """Within the block, these layers of the encoder with this config hand on their attention weights.
 
     Args:
         config: The encoder's own, whose backend is changed and restored.
-        observe: Called with the layer, its weights and, with gradients, the gradient by them.
+        observe: Called with a layer's weights and, with gradients, the gradient by them.
+        layers: From 0.
         with_gradients: Whether to call in the backward pass, which may come after the block, in place of the forward.
     """
     backend = config._attn_implementation
-    token = _watch.set(Watch(observe, with_gradients))
+    token = _watch.set(Watch(observe, layers, with_gradients))
     config._attn_implementation = BACKEND
     try:
         yield

@@ -40,6 +40,19 @@ def reconstruct(model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tens
     return unpatchify(painted, patch_size, grid), unpatchify(is_masked.to(target.dtype), patch_size, grid)
 
 
+def visible_and_painted(
+    model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tensor, image_processor
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Images with masked patches grey and with them painted, `[batch, height, width, 3]`, and the masked share.
+
+    The arguments are those of `reconstruction_figure`.
+    """
+    painted, is_masked = reconstruct(model, pixel_values, noise)
+    images = displayable(pixel_values, image_processor)
+    visible = np.where(is_masked.bool().permute(0, 2, 3, 1).numpy(force=True), np.float32(GREY), images)
+    return visible, displayable(painted, image_processor), is_masked.mean().item()
+
+
 def reconstruction_figure(
     model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tensor, image_processor
 ) -> Figure:
@@ -54,12 +67,10 @@ def reconstruction_figure(
     Returns:
         A matplotlib figure with a transparent background.
     """
-    painted, is_masked = reconstruct(model, pixel_values, noise)
     images = displayable(pixel_values, image_processor)
-    hidden = np.where(is_masked.bool().permute(0, 2, 3, 1).numpy(force=True), GREY, images)
-    panels = (images, hidden, displayable(painted, image_processor))
-    share = 100 * is_masked.mean().item()
-    names = ("image", f"{share:.0f}% masked", "reconstruction")
+    visible, painted, share = visible_and_painted(model, pixel_values, noise, image_processor)
+    panels = (images, visible, painted)
+    names = ("image", f"{share:.0%} masked", "reconstruction")
     height = len(images)
     figure = Figure(figsize=(3 * INCHES_A_PANEL, INCHES_A_PANEL * height + 0.3), layout="constrained")
     axes = figure.subplots(height, 3, squeeze=False)
