@@ -170,7 +170,8 @@ class Embeddings(nn.Module):
         """Embeds images.
 
         Args:
-            pixel_values: `[batch, channels, height, width]`, any dtype; cast to the weights'.
+            pixel_values: `[batch, channels, height, width]`, any dtype; cast to the weights'. Under autocast the
+                tokens keep the precision of the positions, as the residual stream of timm and transformers does.
             bool_masked_pos: `[batch, patches]`, True where the mask token stands in for the patch.
             visible: `[batch, visible]`, numbers of the patches to embed, in the order wanted; default all.
 
@@ -188,6 +189,6 @@ class Embeddings(nn.Module):
         if bool_masked_pos is not None:
             if self.mask_token is None:
                 raise ValueError("bool_masked_pos needs a model whose config has use_mask_token=True")
-            patches = torch.where(bool_masked_pos.unsqueeze(-1), self.mask_token.to(patches.dtype), patches)
-        prefix = self.prefix_tokens(prefix_positions).to(patches.dtype).expand(len(patches), -1, -1)
-        return self.dropout(torch.cat((prefix, patches + patch_positions.to(patches.dtype)), dim=1))
+            patches = torch.where(bool_masked_pos.unsqueeze(-1), self.mask_token, patches)
+        prefix = self.prefix_tokens(prefix_positions).expand(len(patches), -1, -1)
+        return self.dropout(torch.cat((prefix, patches + patch_positions), dim=1))
