@@ -34,8 +34,8 @@ class SuiteCLIPVisionConfig(SuiteViTConfig):
     projection_dim: int = 512
     patch_dropout: float = 0.0
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
+    def check(self) -> None:
+        super().check()
         self._check_positive(("projection_dim",))
         if not 0 <= self.patch_dropout < 1:
             raise ValueError(f"patch_dropout must be at least 0 and below 1, got {self.patch_dropout}")
@@ -86,8 +86,8 @@ class SuiteCLIPTextConfig(TransformerConfig):
     mlp_type = "gelu"
     layer_scale_init_value = None
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
+    def check(self) -> None:
+        super().check()
         self._check_positive(("vocab_size", "max_position_embeddings", "projection_dim"))
         if self.eos_token_id is None or not 0 <= self.eos_token_id < self.vocab_size:
             raise ValueError(f"eos_token_id must be below vocab_size {self.vocab_size}, got {self.eos_token_id}")
@@ -99,7 +99,7 @@ class SuiteCLIPConfig(SuiteConfig):
     Args:
         vision_config: The image tower's fields, or its configuration.
         text_config: The text tower's fields, or its configuration.
-        projection_dim: Width of the features that both towers are compared in; it wins over the towers' own.
+        projection_dim: Width of the features that both towers are compared in; setting it sets the towers' own.
         loss_type: `"softmax"`, CLIP's cross-entropy over the batch, or `"sigmoid"`, SigLIP's loss of each pair by
             itself with a learned bias (Zhai et al. 2023, arXiv 2303.15343).
         logit_scale_init_value: Logarithm of the factor, the inverse temperature, that cosines are multiplied by;
@@ -126,21 +126,39 @@ class SuiteCLIPConfig(SuiteConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        towers = (self.vision_config, self.text_config)
         if self.projection_dim is not None:
-            for tower in towers:
-                tower.projection_dim = self.projection_dim
-        if towers[0].projection_dim != towers[1].projection_dim:
+            self.projection_dim = self.projection_dim  # now that the towers are configurations, theirs too
+        self.check()
+        self.projection_dim = self.vision_config.projection_dim
+
+    def __setattr__(self, name: str, value) -> None:
+        super().__setattr__(name, value)
+        if name == "projection_dim" and value is not None:
+            for tower in (self.vision_config, self.text_config):
+                if isinstance(tower, SuiteConfig):
+                    tower.projection_dim = value
+
+    def check(self) -> None:
+        super().check()
+        of_images, of_texts = self.vision_config.projection_dim, self.text_config.projection_dim
+        if of_images != of_texts:
             raise ValueError(
-                f"projection_dim must be the same in both towers, got {towers[0].projection_dim} for images and "
-                f"{towers[1].projection_dim} for texts"
+                f"projection_dim must be the same in both towers, got {of_images} for images and {of_texts} for texts"
             )
-        self.projection_dim = towers[0].projection_dim
-        self._check_positive(("projection_dim",))
+        if self.projection_dim not in (None, of_images):
+            raise ValueError(
+                f"projection_dim is {self.projection_dim} and that of both towers {of_images}: set "
+                "config.projection_dim, which sets the towers' too"
+            )
         if self.loss_type not in LOSS_TYPES:
             raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}, got {self.loss_type!r}")
-        if self.logit_scale_init_value is None:
-            self.logit_scale_init_value = 2.6592 if self.loss_type == "softmax" else 2.3026
+
+    @property
+    def initial_logit_scale(self) -> float:
+        """`logit_scale_init_value`, or the default of the loss."""
+        if self.logit_scale_init_value is not None:
+            return self.logit_scale_init_value
+        return 2.6592 if self.loss_type == "softmax" else 2.3026
 
     def encoder_config(self, **fields) -> SuiteViTConfig:
         """The image tower as a plain vision transformer, to go on with its weights.

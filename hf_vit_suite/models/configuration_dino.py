@@ -52,7 +52,12 @@ class SuiteDINOConfig(SuiteViTConfig):
     patch_loss_weight: float = 0.0
 
     def __post_init__(self, **kwargs):
+        if self.patch_loss_weight:
+            self.use_mask_token = True
         super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        super().check()
         self._check_positive(HEAD_SIZES)
         for name in ("student_temperature", "teacher_temperature"):
             if getattr(self, name) <= 0:
@@ -66,8 +71,8 @@ class SuiteDINOConfig(SuiteViTConfig):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.pooling != "cls" or self.use_distillation_token:
             raise ValueError("DINO trains the class token: pooling must be 'cls' and use_distillation_token False")
-        if self.patch_loss_weight:
-            self.use_mask_token = True
+        if self.patch_loss_weight and not self.use_mask_token:
+            raise ValueError(f"patch_loss_weight {self.patch_loss_weight} needs use_mask_token=True")
 
     def encoder_config(self, **fields) -> SuiteViTConfig:
         """The backbone as a plain vision transformer, to go on with its weights.

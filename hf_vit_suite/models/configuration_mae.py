@@ -54,8 +54,8 @@ class SuiteMAEConfig(TrunkConfig):
     position_interpolation_antialias = False
     position_interpolation_offset = 0.0
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
+    def check(self) -> None:
+        super().check()
         self._check_positive(DECODER_SIZES)
         self._check_multiple("decoder_hidden_size", "decoder_num_attention_heads")
         for name in ("hidden_size", "decoder_hidden_size"):

@@ -24,10 +24,25 @@ class SuiteConfig(PreTrainedConfig):
         self._output_attentions = value
 
     def validate(self) -> None:
-        """transformers' checks on saving, but for the one that allows attentions under the eager backend alone."""
-        for check in PreTrainedConfig.__class_validators__:
-            if check.__name__ != "validate_output_attentions":
-                check(self)
+        """Checks a config before it is saved: transformers' rules but one, and `check`.
+
+        The rule left out allows attentions under the eager backend alone.
+        """
+        for rule in PreTrainedConfig.__class_validators__:
+            if rule.__name__ != "validate_output_attentions":
+                rule(self)
+        self.check()
+
+    def check(self) -> None:
+        """Refuses values that don't suit each other; construction, saving and every model call it.
+
+        So a field changed after construction is checked like one that was given.
+
+        Raises:
+            ValueError: Naming the field, its value and what is allowed.
+        """
+        for part in self.sub_configs:
+            getattr(self, part).check()
 
     def _check_positive(self, names: tuple[str, ...]) -> None:
         """Refuses values below 1."""
@@ -78,6 +93,10 @@ class TransformerConfig(SuiteConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        super().check()
         self._check_positive(BLOCK_SIZES)
         self._check_multiple("hidden_size", "num_attention_heads")
         for name in SHARES:
@@ -108,8 +127,8 @@ class TrunkConfig(TransformerConfig):
     patch_size: int = 16
     num_channels: int = 3
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
+    def check(self) -> None:
+        super().check()
         self._check_positive(IMAGE_SIZES)
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size must be a number or (height, width), got {self.image_size}")

@@ -37,8 +37,9 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
             as in DINOv2 with registers and timm; the first DINO, DINOv2 and transformers do not.
         position_interpolation_offset: Added to the target grid before it is turned into a scale factor; 0.1 in the
             original DINO and DINOv2 code, 0 elsewhere.
-        out_features: Stages that `SuiteViTBackbone` returns, of `"stem"`, `"stage1"`, ...; default the last.
-        out_indices: The same as numbers.
+        out_features: Stages that `SuiteViTBackbone` returns, of `"stem"`, `"stage1"`, ...; default the last one,
+            whatever `num_hidden_layers` is when they are read.
+        out_indices: The same as numbers; negative ones count from the last stage.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
@@ -64,13 +65,52 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs):
-        self.stage_names = ["stem"] + [f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1)]
-        self.set_output_features_output_indices(
-            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
-        )
+        kwargs.pop("stage_names", None)  # transformers' backbones save what follows from the depth
+        self.set_output_features_output_indices(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
         super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        super().check()
+        self.verify_out_features_out_indices()
         self._check_choices()
         self._check_classifier()
+
+    @property
+    def stage_names(self) -> list[str]:
+        """What `SuiteViTBackbone` can return: the input of the blocks, and the output of each."""
+        return ["stem", *(f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1))]
+
+    def set_output_features_output_indices(
+        self, out_features: list[str] | None, out_indices: list[int] | tuple[int, ...] | None
+    ) -> None:
+        """Keeps the chosen stages alone, where transformers also keeps the default, which a new depth makes wrong."""
+        self._out_features = out_features
+        self._out_indices = list(out_indices) if isinstance(out_indices, tuple) else out_indices
+        self.verify_out_features_out_indices()
+
+    @property
+    def out_features(self) -> list[str]:
+        """Names of the stages that `SuiteViTBackbone` returns."""
+        if self._out_features is not None:
+            return self._out_features
+        return [self.stage_names[index] for index in self.out_indices]
+
+    @out_features.setter
+    def out_features(self, out_features: list[str] | None) -> None:
+        self.set_output_features_output_indices(out_features, None)
+
+    @property
+    def out_indices(self) -> list[int]:
+        """Numbers of the stages that `SuiteViTBackbone` returns."""
+        if self._out_indices is not None:
+            return self._out_indices
+        if self._out_features is not None:
+            return [self.stage_names.index(name) for name in self._out_features]
+        return [self.num_hidden_layers]
+
+    @out_indices.setter
+    def out_indices(self, out_indices: list[int] | tuple[int, ...] | None) -> None:
+        self.set_output_features_output_indices(None, out_indices)
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -109,7 +109,7 @@ class SuiteCLIPPreTrainedModel(SuitePreTrainedModel):
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=module.in_features**-0.5)
         elif isinstance(module, SuiteCLIPModel):
-            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+            init.constant_(module.logit_scale, self.config.initial_logit_scale)
             if module.logit_bias is not None:
                 init.constant_(module.logit_bias, self.config.logit_bias_init_value)
 
@@ -123,7 +123,7 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
         self.text_model = SuiteCLIPTextModel._from_config(config.text_config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.logit_scale = nn.Parameter(torch.tensor(config.initial_logit_scale))
         self.logit_bias = (
             nn.Parameter(torch.tensor(config.logit_bias_init_value)) if config.loss_type == "sigmoid" else None
         )

@@ -251,6 +251,25 @@ class SuiteViTBackbone(BackboneMixin, SuiteViTPreTrainedModel):
         self.vit = SuiteViTModel(config)
         self.post_init()
 
+    # transformers' properties read what a person set, and not the default.
+    @property
+    def out_features(self) -> list[str]:
+        """Names of the stages that a call returns, as `config.out_features`."""
+        return self.config.out_features
+
+    @out_features.setter
+    def out_features(self, out_features: list[str] | None) -> None:
+        self.config.out_features = out_features
+
+    @property
+    def out_indices(self) -> list[int]:
+        """Numbers of the stages that a call returns, as `config.out_indices`."""
+        return self.config.out_indices
+
+    @out_indices.setter
+    def out_indices(self, out_indices: list[int] | tuple[int, ...] | None) -> None:
+        self.config.out_indices = out_indices
+
     @can_return_tuple
     def forward(
         self,
@@ -277,10 +296,11 @@ class SuiteViTBackbone(BackboneMixin, SuiteViTPreTrainedModel):
         )
         _, output_hidden_states = self.wanted_outputs(output_attentions, output_hidden_states)
         grid = self.vit.embeddings.patch_embeddings.grid(pixel_values)
+        chosen = self.out_features
         patches = [
             self.vit.norm(tokens)[:, self.config.num_prefix_tokens :]
             for stage, tokens in zip(self.stage_names, outputs.hidden_states, strict=True)
-            if stage in self.out_features
+            if stage in chosen
         ]
         return BackboneOutput(
             feature_maps=tuple(tokens.transpose(1, 2).unflatten(2, grid) for tokens in patches),  # (B, D, h, w)

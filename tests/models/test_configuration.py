@@ -1,8 +1,27 @@
-"""SuiteViTConfig: what it refuses, and what survives a file."""
+"""Configurations: what they refuse, what survives a file, and what follows from fields that change."""
+
+import json
 
 import pytest
+import torch
+from families import TINY_CLIP_TEXT, TINY_CLIP_VISION, TINY_DINO, TINY_MAE, TINY_VIT
+from transformers import AutoModel, AutoModelForPreTraining
 
-from hf_vit_suite import SuiteViTConfig
+from hf_vit_suite import (
+    SuiteCLIPConfig,
+    SuiteCLIPModel,
+    SuiteDINOConfig,
+    SuiteMAEConfig,
+    SuiteViTBackbone,
+    SuiteViTConfig,
+    SuiteViTForImageClassification,
+    SuiteViTModel,
+)
+
+
+def clip_config() -> SuiteCLIPConfig:
+    """A tiny CLIP's."""
+    return SuiteCLIPConfig(vision_config=dict(TINY_CLIP_VISION), text_config=dict(TINY_CLIP_TEXT))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +126,99 @@ def test_every_field_survives_a_file(tmp_path):
 def test_distillation_and_register_tokens_count_as_prefix():
     assert SuiteViTConfig().num_prefix_tokens == 1
     assert SuiteViTConfig(use_distillation_token=True, num_register_tokens=4).num_prefix_tokens == 6
+
+
+def test_stages_follow_the_depth_until_a_person_chooses(tmp_path):
+    config = SuiteViTConfig()
+    for depth in (2, 15):
+        config.num_hidden_layers = depth
+        assert (config.out_features, config.out_indices) == ([f"stage{depth}"], [depth])
+        assert config.stage_names == ["stem", *(f"stage{number}" for number in range(1, depth + 1))]
+        config.save_pretrained(tmp_path)
+        saved = json.loads((tmp_path / "config.json").read_text())
+        assert [saved.get(name) for name in ("stage_names", "out_features", "out_indices")] == [None] * 3
+        reopened = SuiteViTConfig.from_pretrained(tmp_path, num_hidden_layers=4)
+        assert (reopened.out_features, reopened.out_indices) == (["stage4"], [4])
+    config.out_indices = [1, -1]
+    assert config.out_features == ["stage1", "stage15"]
+    config.num_hidden_layers = 4
+    assert config.out_features == ["stage1", "stage4"]
+    config.out_features = ["stage3"]
+    config.save_pretrained(tmp_path)
+    reopened = SuiteViTConfig.from_pretrained(tmp_path)
+    assert (reopened.out_features, reopened.out_indices) == (["stage3"], [3])
+    reopened.num_hidden_layers = 2
+    with pytest.raises(ValueError, match="stage3"):
+        SuiteViTModel(reopened)
+
+
+def test_backbone_returns_the_last_stage_of_a_depth_that_changed():
+    config = SuiteViTConfig(**TINY_VIT)
+    config.num_hidden_layers = 2
+    backbone = SuiteViTBackbone(config).eval()
+    assert (backbone.out_features, backbone.channels) == (["stage2"], [32])
+    pixels = torch.randn(1, 3, 32, 32)
+    (last,) = backbone(pixels).feature_maps
+    backbone.out_indices = [0, 2]
+    torch.testing.assert_close(backbone(pixels).feature_maps[-1], last)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value", "message"),
+    [
+        (SuiteViTConfig(**TINY_VIT), "patch_size", 5, "image_size must be a multiple of patch_size 5, got 32 x 32"),
+        (SuiteViTConfig(**TINY_VIT), "image_size", 36, "image_size must be a multiple of patch_size 8, got 36 x 36"),
+        (SuiteViTConfig(**TINY_VIT), "hidden_size", 33, "hidden_size must be a multiple of num_attention_heads"),
+        (SuiteViTConfig(**TINY_VIT), "pooling", "max", "pooling must be one of cls, mean, got 'max'"),
+        (SuiteMAEConfig(**TINY_MAE), "decoder_hidden_size", 15, "decoder_hidden_size must be a multiple"),
+        (SuiteDINOConfig(**TINY_DINO), "patch_loss_weight", 1.0, "patch_loss_weight 1.0 needs use_mask_token=True"),
+        (clip_config(), "loss_type", "triplet", "loss_type must be one of softmax, sigmoid, got 'triplet'"),
+        (clip_config().vision_config, "patch_size", 7, "image_size must be a multiple of patch_size 7"),
+        (clip_config().text_config, "vocab_size", 10, "eos_token_id must be below vocab_size 10, got 59"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
+def test_bad_value_set_after_construction_is_refused_by_the_model_and_on_saving(
+    config, field, value, message, tmp_path
+):
+    setattr(config, field, value)
+    with pytest.raises(ValueError, match=message):
+        config.save_pretrained(tmp_path)
+    auto = AutoModelForPreTraining if isinstance(config, (SuiteMAEConfig, SuiteDINOConfig)) else AutoModel
+    with pytest.raises(ValueError, match=message):
+        auto.from_config(config)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"image_size": 64}, {"patch_size": 4}, {"hidden_size": 48}, {"num_labels": 5}], ids=str
+)
+def test_size_set_after_construction_is_that_of_the_saved_model(fields: dict, tmp_path):
+    config = SuiteViTConfig(**TINY_VIT)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    SuiteViTForImageClassification(config).save_pretrained(tmp_path)
+    model, loading = SuiteViTForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not loading["missing_keys"]
+    expected = SuiteViTForImageClassification(SuiteViTConfig(**{**TINY_VIT, **fields}))
+    assert {name: weight.shape for name, weight in model.state_dict().items()} == {
+        name: weight.shape for name, weight in expected.state_dict().items()
+    }
+
+
+def test_projection_and_loss_of_clip_follow_what_is_set_after_construction(tmp_path):
+    config = clip_config()
+    config.projection_dim, config.loss_type = 24, "sigmoid"
+    model = SuiteCLIPModel(config)
+    assert model.visual_projection.out_features == model.text_projection.out_features == 24
+    assert model.logit_scale.exp().item() == pytest.approx(10, rel=1e-3)  # SigLIP's start, CLIP's is 14.3
+    model.save_pretrained(tmp_path)
+    reopened = SuiteCLIPConfig.from_pretrained(tmp_path)
+    assert (
+        reopened.projection_dim == reopened.vision_config.projection_dim == reopened.text_config.projection_dim == 24
+    )
+    config.vision_config.projection_dim = 16
+    with pytest.raises(ValueError, match="projection_dim must be the same in both towers, got 16 for images and 24"):
+        SuiteCLIPModel(config)
 
 
 def test_attentions_can_be_asked_for_under_sdpa_in_a_config_that_is_saved(tmp_path):
