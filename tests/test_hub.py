@@ -64,13 +64,13 @@ assert not any(name.startswith("transformers_modules.user") for name in sys.modu
 
 processor = AutoImageProcessor.from_pretrained("user/tiny")
 pixels = processor(expected["image"], return_tensors="pt")["pixel_values"]
-assert torch.equal(pixels, expected["pixels"])
+torch.testing.assert_close(pixels, expected["pixels"])
 model = AutoModelForImageClassification.from_pretrained("user/tiny", trust_remote_code=True).eval()
 encoder = AutoModel.from_pretrained("user/tiny", trust_remote_code=True).eval()
 assert type(model).__module__.startswith("transformers_modules.user.tiny."), type(model)
 with torch.no_grad():
-    assert torch.equal(model(pixels).logits, expected["logits"])
-    assert torch.equal(encoder(pixels).pooler_output, expected["pooled"])
+    torch.testing.assert_close(model(pixels).logits, expected["logits"])
+    torch.testing.assert_close(encoder(pixels).pooler_output, expected["pooled"])
 """
 
 LOAD_WITH_PACKAGE = """
@@ -85,10 +85,10 @@ assert type(model) is hf_vit_suite.SuiteViTForImageClassification
 assert type(encoder) is hf_vit_suite.SuiteViTModel
 assert type(backbone) is hf_vit_suite.SuiteViTBackbone
 with torch.no_grad():
-    assert torch.equal(model(pixels).logits, expected["logits"])
-    assert torch.equal(encoder(pixels).pooler_output, expected["pooled"])
+    torch.testing.assert_close(model(pixels).logits, expected["logits"])
+    torch.testing.assert_close(encoder(pixels).pooler_output, expected["pooled"])
     patches = encoder(pixels).last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
-    assert torch.equal(backbone(pixels).feature_maps[-1], patches)
+    torch.testing.assert_close(backbone(pixels).feature_maps[-1], patches)
 """
 
 TRAIN = f"""{TINY}

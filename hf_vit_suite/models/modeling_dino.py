@@ -148,7 +148,8 @@ class SuiteDINOModel(SuiteDINOPreTrainedModel, SuiteViTModel):
 class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
     """Student, teacher, heads, centre and loss. The teacher, `vit`, starts as the student and has no gradient.
 
-    A training step is `model(...).loss.backward()`, the optimiser's step and `model.update_teacher(momentum)`.
+    A training step is `model(...).loss.backward()`, the optimiser's step and `model.update_teacher(momentum)`; where a
+    gradient scaler skipped the optimiser's step, `model.forget_step()` takes the place of the last.
     """
 
     def __init__(self, config: SuiteDINOConfig):
@@ -181,6 +182,17 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         for teacher, student in ((self.vit, self.student), (self.teacher_head, self.student_head)):
             yield from zip(teacher.parameters(), student.parameters(), strict=True)
 
+    def centers(self) -> Iterator[Center]:
+        """The centre of the class tokens and, with a patch loss, of the patches."""
+        yield self.center
+        if self.patch_center is not None:
+            yield self.patch_center
+
+    def forget_step(self) -> None:
+        """Drops what the centres collected since the last update, for a step that was not taken."""
+        for center in self.centers():
+            center.seen = None
+
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Moves centre and teacher, after an optimiser's step (algorithm 1).
@@ -188,9 +200,8 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         Args:
             momentum: Share of itself that the teacher keeps, from 0 to 1.
         """
-        for center in (self.center, self.patch_center):
-            if center is not None:
-                center.update(self.teacher_head.prototypes)
+        for center in self.centers():
+            center.update(self.teacher_head.prototypes)
         teacher, student = zip(*self.teacher_and_student(), strict=True)
         get_ema_multi_avg_fn(momentum)(teacher, student, None)
 

@@ -1,12 +1,16 @@
 """What the models of every family share: capabilities, and folders that each of the family's classes opens."""
 
+from torch import nn
 from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_trunk import SuiteConfig
 
 
 class SuitePreTrainedModel(PreTrainedModel):
     """Base of every family's `PreTrainedModel`.
 
     The encoder is called `vit` in every class that has a head, so that its weights go from one family to another.
+    Parameters that a constructor freezes (a teacher, fixed positions) stay frozen however the model is loaded.
     """
 
     base_model_prefix = "vit"
@@ -21,6 +25,33 @@ class SuitePreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _auto_map: dict[str, str]  # set by `join_auto_classes`
+
+    def __init__(self, config: SuiteConfig, *args, **kwargs):
+        config.check()  # a field may have changed since the config was made
+        super().__init__(config, *args, **kwargs)
+
+    def post_init(self) -> None:
+        """Remembers which parameters the constructor froze, then does transformers' part."""
+        self._frozen_names = {name for name, weight in self.named_parameters() if not weight.requires_grad}
+        super().post_init()
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        super()._initialize_weights(module, is_custom_code)
+        # transformers' loader puts a trainable parameter in place of each one that it reads, then comes by here.
+        if module is self:
+            self.freeze_fixed_parameters()
+
+    def freeze_fixed_parameters(self) -> None:
+        """Freezes again what the constructor froze."""
+        for name, weight in self.named_parameters():
+            if name in self._frozen_names:
+                weight.requires_grad_(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> "SuitePreTrainedModel":
+        """As torch's, but what is fixed stays frozen."""
+        super().requires_grad_(requires_grad)
+        self.freeze_fixed_parameters()
+        return self
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
         """Saves weights, config and code, so that every Auto class of the family opens the folder anywhere."""

@@ -107,7 +107,11 @@ class SuiteTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up, or below 1 their share."})
     weight_decay: float = field(
-        default=0.05, metadata={"help": "Weight decay of the matrices; norms, biases, tokens and positions have none."}
+        default=0.05,
+        metadata={
+            "help": "Weight decay of the matrices and, in pretraining, of tokens and positions, as in the papers' "
+            "code; norms and biases have none."
+        },
     )
     save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps or epoch."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept at a time."})

@@ -156,6 +156,7 @@ def pretrain_clip(
         save_pretrained_results(trainer, report, {}, data_arguments.dataset, TWO_TOWERS)
         check_reload(
             trainer,
+            report,
             AutoModel,
             lambda model: model(**{name: value.to(model.device) for name, value in shown.items()}).logits_per_image,
         )

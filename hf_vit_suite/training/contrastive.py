@@ -25,7 +25,9 @@ class CLIPTrainingArguments(SuiteTrainingArguments):
         metadata={"help": "Pairs a device and step; each is told from all others, so the more the better."},
     )
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate; 4e-4 for a ViT-L in the paper."})
-    weight_decay: float = field(default=0.2, metadata={"help": "Weight decay of the matrices."})
+    weight_decay: float = field(
+        default=0.2, metadata={"help": "Weight decay of all weights but norms, biases and the temperature."}
+    )
     adam_beta2: float = field(default=0.98, metadata={"help": "Second beta of AdamW."})
     adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of AdamW."})
     dataloader_drop_last: bool = field(

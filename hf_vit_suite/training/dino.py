@@ -170,7 +170,9 @@ def pretrain_dino(
         shown = first_images(data, processor)
         figure = attention_of_teacher(trainer, shown)
         save_pretrained_results(trainer, report, {"attention.png": figure}, data_arguments.dataset)
-        check_reload(trainer, AutoModel, lambda model: model.base_model(shown.to(model.device)).last_hidden_state)
+        check_reload(
+            trainer, report, AutoModel, lambda model: model.base_model(shown.to(model.device)).last_hidden_state
+        )
     if training_arguments.push_to_hub:
         trainer.push_to_hub()
     return report

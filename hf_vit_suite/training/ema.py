@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -47,8 +48,16 @@ class WeightAverage(TrainerCallback):
             self.average = {name: weight.detach().clone() for name, weight in trained(model)}
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module,
+        optimizer: AcceleratedOptimizer | None = None,
+        **kwargs,
     ) -> None:
+        if optimizer is not None and optimizer.step_was_skipped:  # by the gradient scaler of float16
+            return
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         weights = dict(trained(model))
         with torch.no_grad():

@@ -97,7 +97,7 @@ def finetune(
         save_results(trainer, data, model_arguments, data_arguments, report, predictions)
         pixel_values = first_test_images(trainer, data, RELOADED_IMAGES)
         check_reload(
-            trainer, AutoModelForImageClassification, lambda model: model(pixel_values.to(model.device)).logits
+            trainer, report, AutoModelForImageClassification, lambda model: model(pixel_values.to(model.device)).logits
         )
     if training_arguments.push_to_hub:
         trainer.push_to_hub()

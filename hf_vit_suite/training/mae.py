@@ -148,6 +148,7 @@ def pretrain_mae(
         save_pretrained_results(trainer, report, {"reconstruction.png": figure}, data_arguments.dataset)
         check_reload(
             trainer,
+            report,
             AutoModelForPreTraining,
             lambda model: model(shown.to(model.device), noise=noise.to(model.device)).logits,
         )

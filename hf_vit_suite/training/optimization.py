@@ -8,12 +8,21 @@ BLOCK = re.compile(r"(?:^|\.)(?:blocks?|layers?)\.(\d+)\.")
 EMBEDDING = re.compile(r"(?:^|\.)embeddings?\.")
 
 
-def decayed_parameter_names(model: nn.Module) -> set[str]:
-    """Names of the parameters with weight decay: matrices and kernels.
+def decayed_parameter_names(model: nn.Module, with_tokens: bool) -> set[str]:
+    """Names of the parameters with weight decay.
 
-    Norms, biases and LayerScale have one dimension; tokens and positions begin with one of length 1.
+    Norms, biases and LayerScale have one dimension and never decay. Tokens and positions begin with a dimension of
+    length 1. They decay in pretraining: the code of MAE and DINO exempts one-dimensional parameters and biases alone,
+    and CLIP's paper (arXiv 2103.00020, section 2.5) gains and biases. They don't decay in fine-tuning, as in the code
+    of ViT, DeiT and MAE.
+
+    Args:
+        model: Any model.
+        with_tokens: Whether tokens and positions decay.
     """
-    return {name for name, weight in model.named_parameters() if weight.ndim > 1 and weight.shape[0] > 1}
+    return {
+        name for name, weight in model.named_parameters() if weight.ndim > 1 and (with_tokens or weight.shape[0] > 1)
+    }
 
 
 def layer_number(name: str, num_layers: int) -> int:

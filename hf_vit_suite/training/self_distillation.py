@@ -33,7 +33,9 @@ class DINOTrainingArguments(PretrainingArguments):
     )
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "Schedule of the learning rate."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warm-up, or below 1 their share."})
-    weight_decay: float = field(default=0.04, metadata={"help": "Weight decay of the matrices at the start."})
+    weight_decay: float = field(
+        default=0.04, metadata={"help": "Weight decay at the start; norms and biases have none."}
+    )
     final_weight_decay: float = field(default=0.4, metadata={"help": "Weight decay at the end, reached by a cosine."})
     max_grad_norm: float = field(
         default=3.0,
@@ -161,9 +163,15 @@ class WeightDecaySchedule(DINOCallback):
 
 
 class TeacherUpdate(DINOCallback):
-    """Moves teacher and centre after each step of the optimiser."""
+    """Moves teacher and centre after each step of the optimiser.
+
+    A step that the gradient scaler of float16 skipped leaves both as they are: its features may be infinite.
+    """
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
+        if self.trainer.accelerator.optimizer_step_was_skipped:
+            self.trainer.model.forget_step()
+            return
         self.trainer.model.update_teacher(self.trainer.scheduled(args.teacher_momentum, 1.0))

@@ -45,6 +45,7 @@ class SuiteTrainer(Trainer):
     """Trainer of every recipe: which weights decay, augmentation by epoch, and the recipe's own model card."""
 
     loss_is_scaled_for_ga = False  # the loss is a mean over the batch
+    decays_tokens = True  # as in pretraining
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -76,7 +77,7 @@ class SuiteTrainer(Trainer):
             )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        return sorted(decayed_parameter_names(model))
+        return sorted(decayed_parameter_names(model, self.decays_tokens))
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Keeps the card that the recipe writes from measured figures: Trainer's own would replace it."""
@@ -92,6 +93,8 @@ class ClassificationTrainer(SuiteTrainer):
         average: Moving average of the weights; evaluation runs with it. `None` is none.
         **kwargs: Trainer's own.
     """
+
+    decays_tokens = False
 
     def __init__(
         self,

@@ -59,6 +59,24 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+def assert_moved_alike(
+    found: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    start: dict[str, torch.Tensor],
+    tolerance: float = 1e-2,
+) -> None:
+    """Two trainings from `start` ended at the same weights.
+
+    Each tensor may differ by `tolerance` of the way that it went, as rounding differs between processes. The bias of
+    the keys is left out: it has no gradient, so that Adam makes whole steps of its rounding.
+    """
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        if not name.endswith("attention.qkv.bias"):
+            way = (weight.double() - start[name].double()).norm()
+            assert (found[name].double() - weight.double()).norm() <= tolerance * way, name
+
+
 def report(folder: Path) -> dict:
     """A folder's metrics.json."""
     return json.loads((folder / "metrics.json").read_text())

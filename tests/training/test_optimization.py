@@ -9,17 +9,21 @@ from hf_vit_suite import SuiteViTForImageClassification, preset_config
 from hf_vit_suite.training.optimization import decayed_parameter_names, layer_decay_groups
 
 
-def test_norms_biases_tokens_and_positions_do_not_decay():
+def test_tokens_and_positions_decay_in_pretraining_alone_and_norms_and_biases_never():
     model = tiny_classifier(
         use_distillation_token=True, num_register_tokens=2, use_mask_token=True, layer_scale_init_value=0.1
     )
-    decayed = decayed_parameter_names(model)
+    decayed = decayed_parameter_names(model, with_tokens=False)
     kept = {name for name, _ in model.named_parameters()} - decayed
     assert all(name.endswith(".weight") and "norm" not in name for name in decayed)
     assert {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings", "vit.embeddings.mask_token"} <= kept
     assert all(
         name.endswith((".bias", ".gamma", "_token", "_tokens", "_embeddings")) or "norm" in name for name in kept
     )
+    tokens = {name for name in kept if name.endswith(("_token", "_tokens", "_embeddings"))}
+    assert decayed_parameter_names(model, with_tokens=True) == decayed | tokens
+    # timm's rule, which the code of MAE takes and that of DINO repeats.
+    assert all(weight.ndim == 1 for name, weight in model.named_parameters() if name in kept - tokens)
 
 
 def test_rates_by_layer_are_those_of_mae_and_beit():

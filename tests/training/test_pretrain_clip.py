@@ -11,6 +11,7 @@ import pytest
 import torch
 from families import TINY_CLIP_TEXT, TINY_CLIP_VISION, TINY_DINO, TINY_MAE, TINY_VIT
 from references_of_training import (
+    assert_moved_alike,
     assert_one_line_error,
     losses,
     make_colours,
@@ -128,7 +129,7 @@ image = Image.open("captioned/red/0.png")
 inputs = processor(text=["a red picture", "blue"], images=image, return_tensors="pt", padding=True)
 with torch.no_grad():
     expected = model(**inputs).logits_per_image.softmax(dim=1)[0].tolist()
-    assert torch.equal(same(**inputs).logits_per_image, model(**inputs).logits_per_image)
+    torch.testing.assert_close(same(**inputs).logits_per_image, model(**inputs).logits_per_image)
 classify = pipeline("zero-shot-image-classification", model="clip")
 found = classify(image, candidate_labels=["a red picture", "blue"], hypothesis_template="{}")
 found = {entry["label"]: entry["score"] for entry in found}
@@ -168,10 +169,8 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(pretrain, tmp_path
     for name in RESULTS:
         (folder / name).unlink()
     pretrain(*fixed, "--resume_from_checkpoint", "last")
-    found = weights(folder)
-    for name, weight in weights(unbroken).items():
-        assert torch.equal(found[name], weight), name
-    assert losses(folder) == losses(unbroken)
+    assert_moved_alike(weights(folder), weights(unbroken), start=weights(folder / "checkpoint-4"))
+    assert losses(folder) == pytest.approx(losses(unbroken), rel=1e-4)
 
 
 def test_two_processes_train_to_the_weights_of_one(run_command, run_python, captioned: Path, tmp_path: Path):
@@ -244,7 +243,7 @@ def test_image_tower_starts_from_any_family_and_stays_locked(family: str, captio
     found, expected = (
         tower(pixels, output_hidden_states=True).hidden_states[-1] for tower in (model.eval().vision_model, encoder)
     )
-    assert torch.equal(found, expected)
+    torch.testing.assert_close(found, expected)
     assert not any(weight.requires_grad for weight in model.vision_model.parameters())
     assert all(weight.requires_grad for weight in model.text_model.parameters())
     assert model.vision_model.config.drop_path_rate == 0
@@ -263,7 +262,7 @@ def test_classifier_goes_on_from_the_image_tower(tmp_path: Path):
     model = AutoModel.from_pretrained(folder).eval()
     pixels = torch.randn(2, 3, 32, 32)
     found = classifier.eval().vit(pixels).pooler_output
-    assert torch.equal(found, model.vision_model(pixels).pooler_output)
+    torch.testing.assert_close(found, model.vision_model(pixels).pooler_output)
 
 
 def test_trained_model_goes_on_with_other_loss_and_patch_dropout(captioned: Path, tmp_path: Path):

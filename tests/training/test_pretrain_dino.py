@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from references_of_training import (
+    assert_moved_alike,
     assert_one_line_error,
     make_colours,
     report,
@@ -31,7 +32,6 @@ from hf_vit_suite.training.dino import (
     build_trainer,
     job_defaults,
 )
-from hf_vit_suite.training.optimization import decayed_parameter_names
 from hf_vit_suite.training.pretraining import build_pretraining_model
 from hf_vit_suite.training.self_distillation import DINOTrainingArguments
 
@@ -125,8 +125,9 @@ import hf_vit_suite, torch
 from transformers import AutoModel, AutoModelForPreTraining, pipeline
 encoder, whole = (auto.from_pretrained("dino").eval() for auto in (AutoModel, AutoModelForPreTraining))
 pixels = torch.randn(1, 3, 16, 20)
-assert torch.equal(encoder(pixels).pooler_output, whole.vit(pixels).pooler_output)
-assert not torch.equal(encoder(pixels).pooler_output, whole.student(pixels).pooler_output)
+found = encoder(pixels).pooler_output
+torch.testing.assert_close(found, whole.vit(pixels).pooler_output)
+assert not torch.allclose(found, whole.student(pixels).pooler_output, rtol=1e-3)
 extract = pipeline("image-feature-extraction", model="dino")
 assert len(extract("pictures/loose0.png")[0]) == 17
 """
@@ -155,15 +156,15 @@ def test_trainer_takes_the_papers_steps(pictures: Path, tmp_path: Path):
         warmup_steps=2, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
     model, processor = build_pretraining_model(model_arguments, SuiteDINOConfig, "dino_vits16", {})
-    expected = copy.deepcopy(model).train()
+    start, expected = copy.deepcopy(model.state_dict()), copy.deepcopy(model).train()
     data = load_unlabelled_images(str(pictures))
     trainer = build_trainer(model, processor, data, DINORecipeArguments(local_crops=3), arguments)
     recorder = Recorder(model)
     trainer.train()
 
-    decayed = decayed_parameter_names(expected)
     learned = {name: weight for name, weight in expected.named_parameters() if weight.requires_grad}
-    groups = [[weight for name, weight in learned.items() if (name in decayed) == kind] for kind in (True, False)]
+    # The paper's code exempts biases and what has one dimension, so tokens and positions decay.
+    groups = [[weight for weight in learned.values() if (weight.ndim > 1) == decays] for decays in (True, False)]
     optimizer = torch.optim.AdamW([{"params": group, "weight_decay": 0.0} for group in groups], eps=1e-6)
     steps = 6
     assert len(recorder.calls) == steps
@@ -183,8 +184,7 @@ def test_trainer_takes_the_papers_steps(pictures: Path, tmp_path: Path):
         optimizer.step()
         optimizer.zero_grad()
         expected.update_teacher(1 + (0.9 - 1) * half_cosine)
-    for (name, found), other in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
-        torch.testing.assert_close(found, other, rtol=1e-5, atol=1e-6, msg=name)
+    assert_moved_alike(model.state_dict(), expected.state_dict(), start)
 
 
 def test_last_layer_stays_in_the_first_epoch(pretrain, tmp_path: Path):
@@ -220,11 +220,12 @@ def test_resumed_run_ends_with_student_teacher_and_centre_of_an_unbroken_one(pre
     pretrain(*fixed, "--resume_from_checkpoint", "last")
     found, expected = weights(folder), weights(unbroken)
     assert {"center.logits", "vit.norm.weight", "student.norm.weight"} < expected.keys() == found.keys()
-    for name, weight in expected.items():
-        assert torch.equal(found[name], weight), name
+    assert_moved_alike(found, expected, start=weights(folder / "checkpoint-4"))
     scheduled = ("learning_rate", "weight_decay", "teacher_temperature", "teacher_entropy", "center_divergence")
     for one, other in zip(training_log(folder), training_log(unbroken), strict=True):
-        assert [one.get(name) for name in scheduled] == [other.get(name) for name in scheduled]
+        assert one.keys() == other.keys()
+        for name in one.keys() & scheduled:
+            assert one[name] == pytest.approx(other[name], rel=1e-4), name
 
 
 @pytest.mark.parametrize("centering", ["center", "sinkhorn_knopp"])
