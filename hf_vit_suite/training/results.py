@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -138,10 +139,10 @@ def check_reload(
         difference = reload_difference(trainer, auto_class, output)
     except Exception as error:  # whatever goes wrong, from a full GPU to a full disk, must not cost the training
         report["reload"] = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
-        logger.warning("%s was saved but could not be reloaded: %s", folder, report["reload"]["error"])
+        logger.warning("%s was saved but could not be compared: %s", folder, report["reload"]["error"])
     else:
         report["reload"] = {"difference": difference}
-        if difference <= MOST_RELOAD_DIFFERENCE:  # NaN is not
+        if difference <= MOST_RELOAD_DIFFERENCE:
             logger.warning("%s loads through %s with the trained model's output", folder, auto_class.__name__)
         else:
             logger.warning(
@@ -157,10 +158,17 @@ def check_reload(
 
 @torch.no_grad()
 def reload_difference(trainer: SuiteTrainer, auto_class: type, output: Callable[[PreTrainedModel], Tensor]) -> float:
-    """Largest difference of the reloaded model's output from the trained one's, over the latter's largest value."""
+    """Largest difference of the reloaded model's output from the trained one's, over the latter's largest value.
+
+    Raises:
+        ValueError: If an output is not finite.
+    """
     # Without the mixed precision that Trainer wraps around a model's forward.
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
     # On the same device: another one, and the reduced precision of its products, would count as a difference.
     reloaded = auto_class.from_pretrained(trainer.args.output_dir).to(trained.device).eval()
     expected, found = output(trained), output(reloaded)
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+    difference = ((found - expected).abs().max() / expected.abs().max()).item()
+    if not math.isfinite(difference):
+        raise ValueError("an output of the trained or the reloaded model is not finite")
+    return difference

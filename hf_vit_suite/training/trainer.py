@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
+from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -24,6 +25,38 @@ class AugmentationEpoch(TrainerCallback):
     ) -> None:
         if isinstance(train_dataloader.dataset, AugmentedImages):
             train_dataloader.dataset.set_epoch(int(state.epoch))
+
+
+class SkippedSteps(TrainerCallback):
+    """Tells accelerate which steps the gradient scaler of float16 skipped; with them the schedule and averages stay.
+
+    accelerate 1.15 takes a step as skipped where the optimiser's `step` was not called. A fused optimiser, Trainer's
+    default, is always called and skips inside. The scaler lowers its scale after each skipped step.
+
+    Args:
+        trainer: Whose steps they are.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.scale = 0.0
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
+    ) -> None:
+        if (scaler := self.trainer.accelerator.scaler) is not None:
+            self.scale = scaler.get_scale()
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: AcceleratedOptimizer,
+        **kwargs,
+    ) -> None:
+        if (scaler := self.trainer.accelerator.scaler) is not None:
+            optimizer._is_overflow = scaler.get_scale() < self.scale
 
 
 def training_rows(
@@ -51,6 +84,7 @@ class SuiteTrainer(Trainer):
         super().__init__(**kwargs)
         self.noticed: dict[str, Tensor] = {}
         self.add_callback(AugmentationEpoch())
+        self.add_callback(SkippedSteps(self))
 
     @property
     def is_logged(self) -> bool:
