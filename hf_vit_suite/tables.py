@@ -81,4 +81,5 @@ def print_predictions(predictions: Sequence[dict]) -> None:
             table.add_row(name, entry["label"], f"{entry['probability']:.4f}")
             name = ""
         table.add_section()
-    Console().print(table)
+    # Names are no markup: neither [bold] nor :smile: in them means anything.
+    Console(markup=False, emoji=False).print(table)

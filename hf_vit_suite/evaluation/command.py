@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:  # imported where it is used, so that --help is quick
 
     from ..data import LabelledImages
     from .features import Features
+
+    Figures = dict[str, Callable[[], Figure]]
 
 POOLING_HELP = "default: what the model pools itself, else its class token; cls; or mean of the patches"
 LABEL_FRACTION_HELP = "share of each class's training images that are used; 0.01 is the usual test with few labels"
@@ -146,7 +149,9 @@ def run_knn(arguments: argparse.Namespace) -> None:
     data = load_data(arguments)
     features, seconds = extract_splits(arguments, data, ("train", "test"))
     report = knn_report(features["train"], features["test"], len(data.label_names))
-    save(arguments, data, {"metrics": report, "seconds_of_features": seconds}, {"knn.png": knn_figure(report)})
+    save(
+        arguments, data, {"metrics": report, "seconds_of_features": seconds}, {"knn.png": partial(knn_figure, report)}
+    )
     best = max(report, key=lambda k: report[k]["accuracy"])
     print(f"k-NN accuracy {report[best]['accuracy']:.4f} (k = {best}) on {len(features['test'].labels)} images")
 
@@ -159,7 +164,12 @@ def run_linear(arguments: argparse.Namespace) -> None:
     data = load_data(arguments)
     features, seconds = extract_splits(arguments, data, ("train", "validation", "test"))
     report = linear_probe(**features, num_labels=len(data.label_names), seed=arguments.seed)
-    save(arguments, data, {"metrics": report, "seconds_of_features": seconds}, {"linear.png": sweep_figure(report)})
+    save(
+        arguments,
+        data,
+        {"metrics": report, "seconds_of_features": seconds},
+        {"linear.png": partial(sweep_figure, report)},
+    )
     print(f"linear probe accuracy {report['accuracy']:.4f} on {len(features['test'].labels)} images")
 
 
@@ -204,14 +214,14 @@ def chosen_split(arguments: argparse.Namespace, data: "LabelledImages") -> "Data
     return data.splits[arguments.split]
 
 
-def label_figures(labels: "Tensor", logits: "Tensor", names: list[str], report: dict) -> dict[str, "Figure"]:
-    """Pictures of predictions `[images, labels]`, by file name."""
+def label_figures(labels: "Tensor", logits: "Tensor", names: list[str], report: dict) -> "Figures":
+    """What draws figures of predictions `[images, labels]`, by file name."""
     from ..training.figures import confusion_figure
     from .figures import reliability_figure
 
     return {
-        "confusion_matrix.png": confusion_figure(labels.numpy(), logits.argmax(dim=-1).numpy(), names),
-        "reliability.png": reliability_figure(report),
+        "confusion_matrix.png": partial(confusion_figure, labels.numpy(), logits.argmax(dim=-1).numpy(), names),
+        "reliability.png": partial(reliability_figure, report),
     }
 
 
@@ -269,7 +279,12 @@ def run_faithfulness(arguments: argparse.Namespace) -> None:
         curves, model.device, processor, split, arguments.batch_size, arguments.bf16, arguments.split
     )
     report = faithfulness_report(values.view(len(values), len(methods), 2, arguments.steps + 1), methods)
-    save(arguments, data, {"metrics": report, "split": arguments.split}, {"curves.png": faithfulness_figure(report)})
+    save(
+        arguments,
+        data,
+        {"metrics": report, "split": arguments.split},
+        {"curves.png": partial(faithfulness_figure, report)},
+    )
     for method, metrics in report.items():
         print(f"{method}: deletion {metrics['deletion']:.4f}, insertion {metrics['insertion']:.4f}")
     print(f"area under the curve on {len(values)} images; deletion is better low, insertion high")
@@ -314,14 +329,15 @@ def run_retrieval(arguments: argparse.Namespace) -> None:
         print(f"{name.replace('_', ' ')}: {recalls} on {len(images)} images and {len(texts)} captions")
 
 
-def save(arguments: argparse.Namespace, data: "LabelledImages", report: dict, figures: dict[str, "Figure"]) -> None:
+def save(arguments: argparse.Namespace, data: "LabelledImages", report: dict, figures: "Figures") -> None:
     """Writes what was measured on labelled images."""
     images = {split: len(rows) for split, rows in data.splits.items()}
     write(arguments, {**report, "images": images, "skipped_images": data.skipped}, figures)
 
 
-def write(arguments: argparse.Namespace, report: dict, figures: dict[str, "Figure"]) -> None:
-    """Writes metrics.json and figures; they appear together, once all of them are written."""
+def write(arguments: argparse.Namespace, report: dict, figures: "Figures") -> None:
+    """Writes metrics.json and those figures that can be drawn; they appear together."""
+    from ..drawing import write_figures
     from ..files import staged_folder
 
     how = {
@@ -331,5 +347,4 @@ def write(arguments: argparse.Namespace, report: dict, figures: dict[str, "Figur
     }
     with staged_folder(arguments.output_dir) as folder:
         (folder / "metrics.json").write_text(json.dumps({**report, **how}, indent=2) + "\n")
-        for name, figure in figures.items():
-            figure.savefig(folder / name, dpi=120)
+        write_figures(folder, figures)
