@@ -178,10 +178,12 @@ def run_classification(arguments: argparse.Namespace) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from ..opening import open_pretrained
+    from ..scores import require_one_label
     from .classification import classification_report, model_labels
     from .features import best_device, run_over_images
 
     model = open_pretrained(AutoModelForImageClassification, arguments.model).eval().to(best_device())
+    require_one_label(model.config, arguments.model, "evaluate classification")
     processor = open_pretrained(AutoImageProcessor, arguments.model)
     data = load_data(arguments)
     split = chosen_split(arguments, data)
@@ -260,11 +262,16 @@ def run_faithfulness(arguments: argparse.Namespace) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from ..opening import open_pretrained
+    from ..scores import predicts_values
     from .faithfulness import METHODS, RANDOM, faithfulness_report, method_curves
     from .features import best_device, run_over_images
     from .figures import faithfulness_figure
 
     model = open_pretrained(AutoModelForImageClassification, arguments.model).eval().to(best_device())
+    if predicts_values(model.config):
+        raise ValueError(
+            f"{arguments.model} predicts values, problem_type regression: faithfulness needs probabilities"
+        )
     processor = open_pretrained(AutoImageProcessor, arguments.model)
     data = load_data(arguments)
     split = chosen_split(arguments, data).shuffle(seed=arguments.seed)

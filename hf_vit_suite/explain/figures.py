@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..drawing import AS_WRITTEN
+from ..scores import prediction_title
 from .attention import class_token_attention
 from .encoders import resize_map
 
@@ -156,8 +157,7 @@ def classifier_attention_figure(model: PreTrainedModel, pixel_values: Tensor, im
     Raises:
         ValueError: If the model is none that `class_token_attention` knows.
     """
-    predicted = model(pixel_values).logits.argmax(dim=-1).tolist()
-    titles = [f"predicted: {model.config.id2label[number]}" for number in predicted]
+    titles = [prediction_title(logits, model.config) for logits in model(pixel_values).logits]
     return attention_figure(pixel_values, class_token_attention(model, pixel_values), image_processor, titles)
 
 
