@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .files import staged_file
+
 logger = logging.getLogger(__name__)
 
 # Properties of a text that is somebody's name for something: `$` starts no formula in it.
@@ -13,10 +15,10 @@ AS_WRITTEN = {"parse_math": False, "usetex": False}
 
 
 def write_figures(folder: Path, figures: Mapping[str, Callable[[], Figure]], dpi: int = 120) -> list[str]:
-    """Draws figures into a folder; one that fails is left out and named in a warning.
+    """Draws figures into a folder; one that fails is left out, with an older one of its name, and named in a warning.
 
     Args:
-        folder: Exists.
+        folder: Where they go.
         figures: What draws each, by file name.
         dpi: Pixels an inch.
 
@@ -26,7 +28,8 @@ def write_figures(folder: Path, figures: Mapping[str, Callable[[], Figure]], dpi
     written = []
     for name, draw in figures.items():
         try:
-            draw().savefig(folder / name, dpi=dpi)
+            with staged_file(folder / name) as path:
+                draw().savefig(path, dpi=dpi)
         except Exception as error:
             (folder / name).unlink(missing_ok=True)
             reason = " ".join(str(error).split())

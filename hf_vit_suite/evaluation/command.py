@@ -343,15 +343,15 @@ def save(arguments: argparse.Namespace, data: "LabelledImages", report: dict, fi
 
 
 def write(arguments: argparse.Namespace, report: dict, figures: "Figures") -> None:
-    """Writes metrics.json and those figures that can be drawn; they appear together."""
+    """Writes metrics.json, and then those figures that can be drawn."""
     from ..drawing import write_figures
-    from ..files import staged_folder
+    from ..files import staged_file
 
     how = {
         name: getattr(arguments, name)
         for name in ("model", "dataset", "pooling", "random_weights", "label_fraction")
         if hasattr(arguments, name)
     }
-    with staged_folder(arguments.output_dir) as folder:
-        (folder / "metrics.json").write_text(json.dumps({**report, **how}, indent=2) + "\n")
-        write_figures(folder, figures)
+    with staged_file(arguments.output_dir / "metrics.json") as path:
+        path.write_text(json.dumps({**report, **how}, indent=2) + "\n")
+    write_figures(arguments.output_dir, figures)

@@ -9,7 +9,6 @@ from transformers.integrations import TensorBoardCallback
 
 from ..drawing import write_figures
 from ..explain import reconstruction_figure
-from ..files import staged_folder
 
 
 class ReconstructionPreview(TrainerCallback):
@@ -31,8 +30,8 @@ class ReconstructionPreview(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if state.global_step % self.preview_steps or not state.is_world_process_zero:
             return
-        with staged_folder(Path(args.output_dir, "previews")) as folder:
-            write_figures(folder, {f"step-{state.global_step:08d}.png": lambda: self.draw(state.global_step)}, dpi=100)
+        folder, step = Path(args.output_dir, "previews"), state.global_step
+        write_figures(folder, {f"step-{step:08d}.png": lambda: self.draw(step)}, dpi=100)
 
     def draw(self, step: int) -> Figure:
         """The figure of a step, which TensorBoard shows too."""

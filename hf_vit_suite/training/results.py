@@ -17,7 +17,7 @@ from transformers.trainer_utils import PredictionOutput
 from ..data import ImageTransform, LabelledImages, apply_transform, evaluation_transform
 from ..drawing import write_figures
 from ..explain import classifier_attention_figure
-from ..files import staged_folder
+from ..files import staged_file, staged_folder
 from ..hub import ClassifierFacts, classifier_card
 from .arguments import DataArguments, ModelArguments
 from .figures import confusion_figure, training_curves
@@ -81,11 +81,9 @@ def write_model_folder(
         trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
-    with staged_folder(output_dir) as folder:
-        drawn = write_figures(folder, figures)
-        card(drawn).save(folder / "README.md")
-    for name in figures.keys() - set(drawn):  # of a model that was replaced
-        (output_dir / name).unlink(missing_ok=True)
+    drawn = write_figures(output_dir, figures)
+    with staged_file(output_dir / "README.md") as path:
+        card(drawn).save(path)
 
 
 def first_test_images(trainer: ClassificationTrainer, data: LabelledImages, number: int) -> Tensor:
