@@ -25,7 +25,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES, help="type of the written weights; default their own")
     parser.add_argument("--preset", help="architecture by name (`hf-vit-suite models`); default read from the shapes")
     parser.add_argument(
-        "--config_overrides", help="config fields that weights don't tell, e.g. num_attention_heads=4,hidden_act=relu"
+        "--config_overrides",
+        help="config fields that weights don't tell, e.g. hidden_act=relu or vision_config.num_attention_heads=4",
     )
     parser.add_argument(
         "--head", type=Path, help="file of a linear classifier that DINO and DINOv2 publish apart from the backbone"

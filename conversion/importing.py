@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 import hf_vit_suite
+from hf_vit_suite.argument_types import merged_fields, nested_fields
 from hf_vit_suite.files import staged_folder
 from hf_vit_suite.models.presets import PRESETS, preset_config
 
@@ -73,7 +74,8 @@ def open_reference(
         layout: Its layout; default recognised.
         preset: Architecture by name; default recognised from shapes.
         head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
-        config_overrides: Config fields that are known better than weights tell them.
+        config_overrides: Config fields that are known better than weights tell them; those of a part nested, or as in
+            `{"vision_config.num_attention_heads": 8}`.
 
     Raises:
         ValueError: If nothing is found, a file can't be read, no layout suits, or tensors are unknown, missing or of
@@ -94,14 +96,14 @@ def open_located(
     described = {name: sources[0].describe(name) for name in sources[0].names()}
     if head is not None:
         described |= {HEAD + name: sources[1].describe(name) for name in sources[1].names()}
-    named, own = preset_fields(preset), config_overrides or {}
+    named, own = preset_fields(preset), nested_fields(config_overrides or {})
     evidence = Evidence(
         shapes={name: tuple(tensor.shape) for name, tensor in described.items()},
         root=sources[0].root,
         kind=sources[0].kind,
         settings=located.settings,
         name=located.name,
-        overrides={**named, **own},
+        overrides=merged_fields(named, own),
     )
     found, form = recognise(evidence, layout, located)
     config = with_overrides(architecture(form, evidence, located), named, own)
@@ -132,12 +134,28 @@ def with_overrides(config: PretrainedConfig, preset: dict[str, Any], own: dict[s
     """A configuration with a preset's fields, those that its class has, and the user's own."""
     if not (preset or own):
         return config
+    check_fields(config, own)
     fields = config.to_dict()
-    for name, value in {**{name: value for name, value in preset.items() if name in fields}, **own}.items():
-        if name not in fields or (isinstance(value, dict) and not isinstance(fields[name], dict)):
+    of_class = {name: value for name, value in preset.items() if name in fields}
+    return type(config)(**merged_fields(fields, merged_fields(of_class, own)))
+
+
+def check_fields(config: PretrainedConfig, overrides: dict[str, Any]) -> None:
+    """Refuses overrides of what a configuration, or a part of it, does not have.
+
+    Raises:
+        ValueError: Likewise.
+    """
+    fields = config.to_dict()
+    for name, value in overrides.items():
+        part = getattr(config, name, None)
+        is_part = isinstance(part, PretrainedConfig)
+        if name not in fields:
             raise ValueError(f"{type(config).__name__} has no field {name}")
-        fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
-    return type(config)(**fields)
+        if is_part != (isinstance(value, dict) and not isinstance(part, dict)):
+            raise ValueError(f"the field {name} of {type(config).__name__} can't be {value!r}")
+        if is_part:
+            check_fields(part, value)
 
 
 def recognise(evidence: Evidence, layout: str | None, located: Located) -> tuple[Layout, Form]:
@@ -200,7 +218,8 @@ def convert(
         preset: Architecture by name; default recognised from shapes.
         dtype: Type of the written weights; default the source's own, tensor by tensor.
         head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
-        config_overrides: Config fields that are known better than weights tell them.
+        config_overrides: Config fields that are known better than weights tell them; those of a part nested, or as in
+            `{"vision_config.num_attention_heads": 8}`.
 
     Returns:
         The model, opened from the folder.

@@ -30,7 +30,7 @@ class Evidence(NamedTuple):
         kind: `"safetensors"`, `"torch"` or `"numpy"`.
         settings: The `config.json` beside it, empty where there is none.
         name: Name of the file or the Hub's repository, which may tell what shapes don't.
-        overrides: Config fields that the user says.
+        overrides: Config fields that the user says, those of a part nested.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -54,6 +54,13 @@ class Evidence(NamedTuple):
         if len(shape) != rank:
             raise ValueError(f"{name} must have {rank} dimensions, got {list(shape)}")
         return shape
+
+    def override(self, field: str) -> Any:
+        """What the user says of a field, such as `"vision_config.image_size"`; `None` where nothing."""
+        value: Any = self.overrides
+        for name in field.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
 
     def count(self, prefix: str) -> int:
         """How many numbered parts there are behind a prefix such as `"blocks."`."""
@@ -118,32 +125,44 @@ class Layout:
         return next((form for form in self.forms if form.recognises(evidence)), None)
 
 
-def number_of_heads(width: int, evidence: Evidence, field_name: str = "num_attention_heads") -> int:
-    """Heads of a width, as published.
+def number_of_heads(width: int, evidence: Evidence, part: str = "", told: int | None = None) -> int:
+    """Heads of a width: what the user says, else the source, else as published.
+
+    Args:
+        width: Of the tokens.
+        evidence: The source.
+        part: Leads to the config that has the field, such as `"vision_config."`.
+        told: What the source says.
 
     Raises:
-        ValueError: If no published model has that width, and the user does not say.
+        ValueError: If no published model has that width, and neither says.
     """
-    heads = evidence.overrides.get(field_name, HEADS.get(width))
+    field = f"{part}num_attention_heads"
+    heads = evidence.override(field) or told or HEADS.get(width)
     if heads is None:
         raise ValueError(
             f"no published model is {width} wide, and weights don't tell how many heads they are for: "
-            f"say it, --config_overrides {field_name}=N"
+            f"say it, --config_overrides {field}=N"
         )
     return heads
 
 
-def square_side(patches: int, evidence: Evidence) -> int:
+def square_side(patches: int, evidence: Evidence, part: str = "") -> int:
     """Side of a square grid of so many patches.
+
+    Args:
+        patches: How many.
+        evidence: The source.
+        part: As in `number_of_heads`.
 
     Raises:
         ValueError: If it is no square, and the user does not say the image's size.
     """
-    side = round(patches**0.5)
-    if side * side != patches and "image_size" not in evidence.overrides:
+    side, field = round(patches**0.5), f"{part}image_size"
+    if side * side != patches and evidence.override(field) is None:
         raise ValueError(
-            f"{patches} patches are no square: say the image's (height, width) in pixels, "
-            "--preset NAME or image_size in Python's overrides"
+            f"{patches} patches are no square: say the image's height and width in pixels, "
+            f"--config_overrides {field}=[HEIGHT,WIDTH]"
         )
     return side
 

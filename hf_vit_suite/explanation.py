@@ -31,6 +31,7 @@ from .files import staged_file, staged_folder
 from .models.configuration_mae import SuiteMAEConfig
 from .models.embedding import round_to_multiple
 from .opening import is_classifier, open_pretrained
+from .scores import prediction_title
 
 FORMATS = ("png", "svg", "npy", "gif")
 FRAME_MILLISECONDS = 500
@@ -257,9 +258,7 @@ def title(explainer: Explainer, pixel_values: Tensor, path: str | os.PathLike) -
         return f"{explainer.texts[number]} ({cosine:.2f})"
     if not explain.has_classes(explainer.model):
         return Path(path).name
-    logits = explain.classify(explainer.model, pixel_values)
-    probability, number = logits[0].softmax(dim=-1).max(dim=-1)
-    return f"predicted: {explainer.model.config.id2label[number.item()]} ({probability:.2f})"
+    return prediction_title(explain.classify(explainer.model, pixel_values)[0], explainer.model.config)
 
 
 def explanations(

@@ -1,18 +1,21 @@
 """Model cards for the Hub."""
 
+import json
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .markdown import code, code_block, plain
 
 HOW_IT_WAS_MADE = """The folder carries its model code; where `hf_vit_suite` is installed, `import hf_vit_suite` does
 in place of `trust_remote_code=True`.
 
 ## Training
 
-```
 {command}
-```
 
 {training}
 """
@@ -29,16 +32,14 @@ CLASSIFIER_CARD = """---
 | --- | ---: | {metric_rules} |
 {metric_rows}
 
-{skipped}![Loss and accuracy by epoch](curves.png)
-
-![Confusion matrix of the test images](confusion_matrix.png)
+{skipped}{figures}
 
 ## Use
 
 ```python
 from transformers import pipeline
 
-classifier = pipeline("image-classification", model="{name}", trust_remote_code=True)
+classifier = pipeline("image-classification", model={quoted_name}, trust_remote_code=True)
 print(classifier("picture.jpg"))
 ```
 
@@ -53,7 +54,7 @@ PRETRAINED_CARD = """---
 
 {description}
 
-{skipped}{pictures}
+{skipped}{figures}
 
 ## Use
 
@@ -70,7 +71,7 @@ class Pretrained:
         pipeline_tag: The Hub's name of its task.
         tag: What sets it apart on the Hub.
         how: How it was trained, in words.
-        usage: Code and commands, in which `{name}` is the model's name.
+        usage: Code and commands, in which the model's name is `{quoted_name}` and `{shell_name}`.
     """
 
     pipeline_tag: str
@@ -86,13 +87,13 @@ ENCODER = Pretrained(
     usage="""```python
 from transformers import AutoModel
 
-encoder = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+encoder = AutoModel.from_pretrained({quoted_name}, trust_remote_code=True)
 features = encoder(pixel_values).pooler_output
 ```
 
 ```
-hf-vit-suite finetune --model {name} --dataset DATA
-hf-vit-suite evaluate linear {name} --dataset DATA
+hf-vit-suite finetune --model {shell_name} --dataset DATA
+hf-vit-suite evaluate linear {shell_name} --dataset DATA
 ```""",
 )
 
@@ -103,16 +104,34 @@ TWO_TOWERS = Pretrained(
     usage="""```python
 from transformers import pipeline
 
-classify = pipeline("zero-shot-image-classification", model="{name}", trust_remote_code=True)
+classify = pipeline("zero-shot-image-classification", model={quoted_name}, trust_remote_code=True)
 print(classify("picture.jpg", candidate_labels=["a cat", "a dog"]))
 ```
 
 ```
-hf-vit-suite predict {name} picture.jpg --labels "a cat,a dog"
-hf-vit-suite evaluate zero-shot {name} --dataset DATA
-hf-vit-suite explain {name} picture.jpg --text "a cat" --out match.png
+hf-vit-suite predict {shell_name} picture.jpg --labels "a cat,a dog"
+hf-vit-suite evaluate zero-shot {shell_name} --dataset DATA
+hf-vit-suite explain {shell_name} picture.jpg --text "a cat" --out match.png
 ```""",
 )
+
+
+FIGURE_TITLES = {
+    "attention.png": "Attention of the last layer",
+    "confusion_matrix.png": "Confusion matrix of the test images",
+    "curves.png": "Loss and what else was measured in training",
+    "reconstruction.png": "Images, their visible patches and reconstructions",
+}
+
+
+def forms_of_name(name: str) -> dict[str, str]:
+    """A model's name in prose, in Python and in a command."""
+    return {"name": plain(name), "quoted_name": json.dumps(name, ensure_ascii=False), "shell_name": shlex.quote(name)}
+
+
+def embedded(figures: Sequence[str]) -> str:
+    """Figures by their file names, as Markdown shows them."""
+    return "\n\n".join(f"![{FIGURE_TITLES[name]}]({name})" for name in figures)
 
 
 @dataclass(frozen=True)
@@ -128,8 +147,9 @@ class ClassifierFacts:
         images: Number of images by split.
         metrics: Metrics by split, each a name to value from 0 to 1 (or a loss).
         skipped: Number of unreadable images left out.
-        command: Command line that made it.
+        command: Command line or call from Python that made it.
         training: Sentences on the run: epochs, time, device.
+        figures: File names of figures in the folder.
     """
 
     name: str
@@ -142,6 +162,7 @@ class ClassifierFacts:
     skipped: int
     command: str
     training: str
+    figures: Sequence[str]
 
 
 def classifier_card(facts: ClassifierFacts) -> ModelCard:
@@ -171,18 +192,19 @@ def classifier_card(facts: ClassifierFacts) -> ModelCard:
         for split, metrics in facts.metrics.items()
     ]
     shown = ", ".join(facts.label_names[:20]) + (", ..." if len(facts.label_names) > 20 else "")
-    labels = f"{len(facts.label_names)} labels ({shown})"
-    started = f"fine-tuned from `{facts.base}`" if facts.base else "trained from random weights"
+    labels = f"{len(facts.label_names)} labels ({plain(shown)})"
+    started = f"fine-tuned from {code(facts.base)}" if facts.base else "trained from random weights"
     return ModelCard(
         (CLASSIFIER_CARD + HOW_IT_WAS_MADE).format(
             metadata=metadata.to_yaml(),
-            name=facts.name,
-            description=f"{facts.architecture}, {started} on `{facts.dataset}`: {labels}.",
+            **forms_of_name(facts.name),
+            description=f"{plain(facts.architecture)}, {started} on {code(facts.dataset)}: {labels}.",
             metric_names=" | ".join(names),
             metric_rules=" | ".join("---:" for _ in names),
             metric_rows="\n".join(rows),
             skipped=f"{facts.skipped} unreadable images were left out.\n\n" if facts.skipped else "",
-            command=facts.command,
+            figures=embedded(facts.figures),
+            command=code_block(facts.command),
             training=facts.training,
         )
     )
@@ -199,8 +221,8 @@ class PretrainedFacts:
         images: Number of training images; `None` for streams.
         skipped: Number of unreadable images left out.
         metrics: The last that were measured, by name: `loss`, and what else the method logs.
-        pictures: File names of pictures in the folder.
-        command: Command line that made it.
+        figures: File names of figures in the folder.
+        command: Command line or call from Python that made it.
         training: Sentences on the run: epochs, time, device.
         kind: What the model is for.
     """
@@ -211,7 +233,7 @@ class PretrainedFacts:
     images: int | None
     skipped: int
     metrics: dict[str, float]
-    pictures: list[str]
+    figures: Sequence[str]
     command: str
     training: str
     kind: Pretrained = ENCODER
@@ -230,13 +252,13 @@ def pretrained_card(facts: PretrainedFacts) -> ModelCard:
     return ModelCard(
         (PRETRAINED_CARD + HOW_IT_WAS_MADE).format(
             metadata=metadata.to_yaml(),
-            name=facts.name,
-            description=f"{facts.architecture}, {facts.kind.how} on `{facts.dataset}`{images}. "
+            **forms_of_name(facts.name),
+            description=f"{plain(facts.architecture)}, {facts.kind.how} on {code(facts.dataset)}{images}. "
             f"Measured last: {measured}.",
             skipped=f"{facts.skipped} unreadable images were left out.\n\n" if facts.skipped else "",
-            usage=facts.kind.usage.format(name=facts.name),
-            pictures="\n\n".join(f"![{name}]({name})" for name in ["curves.png", *facts.pictures]),
-            command=facts.command,
+            usage=facts.kind.usage.format(**forms_of_name(facts.name)),
+            figures=embedded(facts.figures),
+            command=code_block(facts.command),
             training=facts.training,
         )
     )

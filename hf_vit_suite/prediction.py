@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +15,11 @@ from transformers import (
 
 from .argument_types import DEFAULT_TEMPLATE
 from .data import ImageDecodingError, decode_image
+from .evaluation.features import best_device
 from .evaluation.two_towers import open_two_towers
 from .evaluation.zero_shot import class_features, prompt_templates
 from .opening import is_classifier, open_pretrained
+from .scores import label_scores, predicts_values
 
 BATCH_SIZE = 16
 
@@ -39,14 +42,12 @@ def predict(
 
     Returns:
         For each readable image `{"image": path, "labels": [{"label", "probability"}, ...]}`, and what is wrong with
-        each of the others.
+        each of the others. A regression has no probability: that is None, and `"value"` is added.
 
     Raises:
         ValueError: If the model can't be opened, or has labels of its own and is given others, or needs some.
     """
-    classify, processor, names = (
-        own_labels(model_name) if labels is None else zero_shot_classifier(model_name, labels, template)
-    )
+    classifier = own_labels(model_name) if labels is None else zero_shot_classifier(model_name, labels, template)
     images, unreadable = {}, []
     for path in paths:
         try:
@@ -56,32 +57,52 @@ def predict(
     predictions, files = [], list(images)
     for start in range(0, len(files), BATCH_SIZE):
         batch = files[start : start + BATCH_SIZE]
-        pixel_values = processor([images[file] for file in batch], return_tensors="pt").pixel_values
+        pixel_values = classifier.processor([images[file] for file in batch], return_tensors="pt").pixel_values
         with torch.inference_mode():
-            probabilities = classify(pixel_values).softmax(dim=-1)
-        best = probabilities.topk(min(top_k, probabilities.shape[-1]))
+            scores = classifier.scores(pixel_values.to(classifier.device)).cpu()
+        best = scores.topk(min(top_k, scores.shape[-1]))
         for file, values, numbers in zip(batch, best.values.tolist(), best.indices.tolist(), strict=True):
             shown = [
-                {"label": names[number], "probability": value} for number, value in zip(numbers, values, strict=True)
+                {"label": classifier.names[number], "probability": None, classifier.kind_of_score: value}
+                for number, value in zip(numbers, values, strict=True)
             ]
             predictions.append({"image": file, "labels": shown})
     return predictions, unreadable
 
 
-# From `[images, channels, height, width]` to logits `[images, labels]`, the processor, and the labels by number.
-Classifier = tuple[Callable[[Tensor], Tensor], Callable, Mapping[int, str]]
+class Classifier(NamedTuple):
+    """What gives labels to images.
+
+    Args:
+        scores: From `[images, channels, height, width]`, on the device, to `[images, labels]`.
+        device: Where it computes.
+        processor: Of its images.
+        names: Labels by number.
+        kind_of_score: `"probability"` or `"value"`.
+    """
+
+    scores: Callable[[Tensor], Tensor]
+    device: torch.device
+    processor: Callable
+    names: Mapping[int, str]
+    kind_of_score: str = "probability"
 
 
 def own_labels(model_name: str) -> Classifier:
-    """A classifier."""
+    """A classifier, on an accelerator where there is one."""
     config = open_pretrained(AutoConfig, model_name)
     if type(config) in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING and not is_classifier(config):
         raise ValueError(f'{model_name} has no labels of its own: say what to tell apart, --labels "a cat,a dog"')
     if not config.num_labels:
         raise ValueError(f"{model_name} is an encoder without labels: fine-tune it first, hf-vit-suite finetune")
-    model = open_pretrained(AutoModelForImageClassification, model_name).eval()
-    processor = open_pretrained(AutoImageProcessor, model_name)
-    return lambda pixel_values: model(pixel_values).logits, processor, model.config.id2label
+    model = open_pretrained(AutoModelForImageClassification, model_name).eval().to(best_device())
+    return Classifier(
+        lambda pixel_values: label_scores(model(pixel_values).logits, model.config),
+        model.device,
+        open_pretrained(AutoImageProcessor, model_name),
+        model.config.id2label,
+        "value" if predicts_values(model.config) else "probability",
+    )
 
 
 def zero_shot_classifier(model_name: str, labels: Sequence[str], template: str) -> Classifier:
@@ -92,9 +113,12 @@ def zero_shot_classifier(model_name: str, labels: Sequence[str], template: str) 
         raise ValueError(f"{model_name} is a classifier with labels of its own: leave --labels out")
     towers = open_two_towers(model_name)
     classes = class_features(towers, labels, prompt_templates([template]))
-    device = towers.model.device
-    return (
-        lambda pixel_values: towers.scale * towers.encode_images(pixel_values.to(device)).cpu() @ classes.T,
-        towers.image_processor,
-        dict(enumerate(labels)),
-    )
+
+    def scores(pixel_values: Tensor) -> Tensor:
+        logits = towers.scale * towers.encode_images(pixel_values).cpu() @ classes.T
+        # As in transformers' pipeline: SigLIP says of each label by itself whether it fits.
+        if "siglip" in towers.model.config.model_type:
+            return (logits + towers.model.logit_bias.cpu()).sigmoid()
+        return logits.softmax(dim=-1)
+
+    return Classifier(scores, towers.model.device, towers.image_processor, dict(enumerate(labels)))

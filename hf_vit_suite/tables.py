@@ -74,11 +74,14 @@ def print_predictions(predictions: Sequence[dict]) -> None:
     table = Table(box=SIMPLE)
     table.add_column("image", overflow="fold")
     table.add_column("label", overflow="fold")
-    table.add_column("probability", justify="right")
+    values = any("value" in entry for prediction in predictions for entry in prediction["labels"])
+    table.add_column("value" if values else "probability", justify="right")
     for prediction in predictions:
         name = prediction["image"]
         for entry in prediction["labels"]:
-            table.add_row(name, entry["label"], f"{entry['probability']:.4f}")
+            score = f"{entry['value']:.4g}" if values else f"{entry['probability']:.4f}"
+            table.add_row(name, entry["label"], score)
             name = ""
         table.add_section()
-    Console().print(table)
+    # Names are no markup: neither [bold] nor :smile: in them means anything.
+    Console(markup=False, emoji=False).print(table)

@@ -4,6 +4,7 @@ Source: https://github.com/mlfoundations/open_clip, `src/open_clip/model.py` and
 of OpenAI's code.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -13,6 +14,13 @@ from hf_vit_suite.models.modeling_clip import SuiteCLIPModel
 
 from ..layout import BICUBIC, BILINEAR, Evidence, Form, Layout, cropped, number_of_heads, square_side, squeezed
 from ..rules import Change, Rule, permuted, rename, reshaped, within
+
+# Where the fields of either tower are.
+VISION, TEXT = "vision_config.", "text_config."
+# Of open_clip's configs, and channels a head of every published text tower.
+HEAD_WIDTH, TEXT_HEADS = 64, 8
+# Of the image tower and the text tower; `None` where nothing is told.
+ToldHeads = tuple[int | None, int | None]
 
 LEADING_ONE = Change(lambda tensor: tensor.unsqueeze(0), lambda tensor: tensor.squeeze(0))
 
@@ -58,8 +66,13 @@ def rules(config: SuiteCLIPConfig) -> list[Rule]:
     ]
 
 
-def config(evidence: Evidence) -> SuiteCLIPConfig:
-    """The architecture of both towers; the activation is in no weight but in the config or the name."""
+def config(evidence: Evidence, told_heads: Callable[[Evidence, int, int], ToldHeads] | None = None) -> SuiteCLIPConfig:
+    """The architecture of both towers; the activation is in no weight but in the config or the name.
+
+    Args:
+        evidence: The source.
+        told_heads: What it tells of the heads; default open_clip's way.
+    """
     shapes = evidence.shapes
     hidden, channels, patch, _ = evidence.shape_of("visual.conv1.weight", rank=4)
     text_hidden = shapes["ln_final.weight"][0]
@@ -68,22 +81,22 @@ def config(evidence: Evidence) -> SuiteCLIPConfig:
     told = evidence.settings.get("model_cfg", {})
     is_quick = told.get("quick_gelu", "quickgelu" in evidence.name.lower())
     activation = {"hidden_act": "quick_gelu" if is_quick else "gelu"}
+    vision_heads, text_heads = (told_heads or heads_told_by_config)(evidence, hidden, text_hidden)
     return SuiteCLIPConfig(
         vision_config={
             "hidden_size": hidden,
             "num_hidden_layers": evidence.count("visual.transformer.resblocks."),
-            "num_attention_heads": vision_heads(hidden, evidence),
+            "num_attention_heads": number_of_heads(hidden, evidence, VISION, vision_heads),
             "intermediate_size": shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0],
             "patch_size": patch,
             "num_channels": channels,
-            "image_size": patch * square_side(shapes["visual.positional_embedding"][0] - 1, evidence),
+            "image_size": patch * square_side(shapes["visual.positional_embedding"][0] - 1, evidence, VISION),
             **activation,
         },
         text_config={
             "hidden_size": text_hidden,
             "num_hidden_layers": evidence.count("transformer.resblocks."),
-            # 64 channels a head in every published text tower.
-            "num_attention_heads": told.get("text_cfg", {}).get("heads") or max(1, text_hidden // 64),
+            "num_attention_heads": number_of_heads(text_hidden, evidence, TEXT, text_heads),
             "intermediate_size": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
             "vocab_size": shapes["token_embedding.weight"][0],
             "max_position_embeddings": shapes["positional_embedding"][0],
@@ -95,10 +108,12 @@ def config(evidence: Evidence) -> SuiteCLIPConfig:
     )
 
 
-def vision_heads(hidden: int, evidence: Evidence) -> int:
-    """Heads of the image tower, which open_clip's config tells by their width."""
-    width = evidence.settings.get("model_cfg", {}).get("vision_cfg", {}).get("head_width")
-    return hidden // width if width else number_of_heads(hidden, evidence)
+def heads_told_by_config(evidence: Evidence, vision_width: int, text_width: int) -> ToldHeads:
+    """Heads of both towers by open_clip's config with its defaults; without one 64 channels for each text head."""
+    if told := evidence.settings.get("model_cfg"):
+        head_width = told.get("vision_cfg", {}).get("head_width", HEAD_WIDTH)
+        return vision_width // head_width, told.get("text_cfg", {}).get("heads", TEXT_HEADS)
+    return None, None if text_width % HEAD_WIDTH else text_width // HEAD_WIDTH
 
 
 def special_tokens(vocabulary: int) -> dict[str, int]:

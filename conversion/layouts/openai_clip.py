@@ -27,9 +27,22 @@ def rules(config: SuiteCLIPConfig) -> list[Rule]:
     ]
 
 
+def heads_told_by_widths(evidence: Evidence, vision_width: int, text_width: int) -> open_clip.ToldHeads:
+    """Heads of both towers as OpenAI's code computes them, which reads no config."""
+    return vision_width // open_clip.HEAD_WIDTH or None, text_width // open_clip.HEAD_WIDTH or None
+
+
+def has_told_heads(config: SuiteCLIPConfig) -> bool:
+    """Whether OpenAI's code finds the towers' heads by their widths."""
+    return all(
+        tower.num_attention_heads == tower.hidden_size // open_clip.HEAD_WIDTH
+        for tower in (config.vision_config, config.text_config)
+    )
+
+
 def config(evidence: Evidence) -> SuiteCLIPConfig:
     """open_clip's, with QuickGELU."""
-    found = open_clip.config(evidence)
+    found = open_clip.config(evidence, heads_told_by_widths)
     for tower in (found.vision_config, found.text_config):
         tower.hidden_act = "quick_gelu"
     return found
@@ -46,6 +59,7 @@ LAYOUT = Layout(
             rules=rules,
             holds=lambda config: (
                 open_clip.holds(config)
+                and has_told_heads(config)
                 and config.loss_type == "softmax"
                 and config.vision_config.hidden_act == config.text_config.hidden_act == "quick_gelu"
             ),

@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:  # imported where it is used, so that --help is quick
 
     from ..data import LabelledImages
     from .features import Features
+
+    Figures = dict[str, Callable[[], Figure]]
 
 POOLING_HELP = "default: what the model pools itself, else its class token; cls; or mean of the patches"
 LABEL_FRACTION_HELP = "share of each class's training images that are used; 0.01 is the usual test with few labels"
@@ -146,7 +149,9 @@ def run_knn(arguments: argparse.Namespace) -> None:
     data = load_data(arguments)
     features, seconds = extract_splits(arguments, data, ("train", "test"))
     report = knn_report(features["train"], features["test"], len(data.label_names))
-    save(arguments, data, {"metrics": report, "seconds_of_features": seconds}, {"knn.png": knn_figure(report)})
+    save(
+        arguments, data, {"metrics": report, "seconds_of_features": seconds}, {"knn.png": partial(knn_figure, report)}
+    )
     best = max(report, key=lambda k: report[k]["accuracy"])
     print(f"k-NN accuracy {report[best]['accuracy']:.4f} (k = {best}) on {len(features['test'].labels)} images")
 
@@ -159,7 +164,12 @@ def run_linear(arguments: argparse.Namespace) -> None:
     data = load_data(arguments)
     features, seconds = extract_splits(arguments, data, ("train", "validation", "test"))
     report = linear_probe(**features, num_labels=len(data.label_names), seed=arguments.seed)
-    save(arguments, data, {"metrics": report, "seconds_of_features": seconds}, {"linear.png": sweep_figure(report)})
+    save(
+        arguments,
+        data,
+        {"metrics": report, "seconds_of_features": seconds},
+        {"linear.png": partial(sweep_figure, report)},
+    )
     print(f"linear probe accuracy {report['accuracy']:.4f} on {len(features['test'].labels)} images")
 
 
@@ -168,10 +178,12 @@ def run_classification(arguments: argparse.Namespace) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from ..opening import open_pretrained
+    from ..scores import require_one_label
     from .classification import classification_report, model_labels
     from .features import best_device, run_over_images
 
     model = open_pretrained(AutoModelForImageClassification, arguments.model).eval().to(best_device())
+    require_one_label(model.config, arguments.model, "evaluate classification")
     processor = open_pretrained(AutoImageProcessor, arguments.model)
     data = load_data(arguments)
     split = chosen_split(arguments, data)
@@ -204,14 +216,14 @@ def chosen_split(arguments: argparse.Namespace, data: "LabelledImages") -> "Data
     return data.splits[arguments.split]
 
 
-def label_figures(labels: "Tensor", logits: "Tensor", names: list[str], report: dict) -> dict[str, "Figure"]:
-    """Pictures of predictions `[images, labels]`, by file name."""
+def label_figures(labels: "Tensor", logits: "Tensor", names: list[str], report: dict) -> "Figures":
+    """What draws figures of predictions `[images, labels]`, by file name."""
     from ..training.figures import confusion_figure
     from .figures import reliability_figure
 
     return {
-        "confusion_matrix.png": confusion_figure(labels.numpy(), logits.argmax(dim=-1).numpy(), names),
-        "reliability.png": reliability_figure(report),
+        "confusion_matrix.png": partial(confusion_figure, labels.numpy(), logits.argmax(dim=-1).numpy(), names),
+        "reliability.png": partial(reliability_figure, report),
     }
 
 
@@ -250,11 +262,16 @@ def run_faithfulness(arguments: argparse.Namespace) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from ..opening import open_pretrained
+    from ..scores import predicts_values
     from .faithfulness import METHODS, RANDOM, faithfulness_report, method_curves
     from .features import best_device, run_over_images
     from .figures import faithfulness_figure
 
     model = open_pretrained(AutoModelForImageClassification, arguments.model).eval().to(best_device())
+    if predicts_values(model.config):
+        raise ValueError(
+            f"{arguments.model} predicts values, problem_type regression: faithfulness needs probabilities"
+        )
     processor = open_pretrained(AutoImageProcessor, arguments.model)
     data = load_data(arguments)
     split = chosen_split(arguments, data).shuffle(seed=arguments.seed)
@@ -269,7 +286,12 @@ def run_faithfulness(arguments: argparse.Namespace) -> None:
         curves, model.device, processor, split, arguments.batch_size, arguments.bf16, arguments.split
     )
     report = faithfulness_report(values.view(len(values), len(methods), 2, arguments.steps + 1), methods)
-    save(arguments, data, {"metrics": report, "split": arguments.split}, {"curves.png": faithfulness_figure(report)})
+    save(
+        arguments,
+        data,
+        {"metrics": report, "split": arguments.split},
+        {"curves.png": partial(faithfulness_figure, report)},
+    )
     for method, metrics in report.items():
         print(f"{method}: deletion {metrics['deletion']:.4f}, insertion {metrics['insertion']:.4f}")
     print(f"area under the curve on {len(values)} images; deletion is better low, insertion high")
@@ -314,22 +336,22 @@ def run_retrieval(arguments: argparse.Namespace) -> None:
         print(f"{name.replace('_', ' ')}: {recalls} on {len(images)} images and {len(texts)} captions")
 
 
-def save(arguments: argparse.Namespace, data: "LabelledImages", report: dict, figures: dict[str, "Figure"]) -> None:
+def save(arguments: argparse.Namespace, data: "LabelledImages", report: dict, figures: "Figures") -> None:
     """Writes what was measured on labelled images."""
     images = {split: len(rows) for split, rows in data.splits.items()}
     write(arguments, {**report, "images": images, "skipped_images": data.skipped}, figures)
 
 
-def write(arguments: argparse.Namespace, report: dict, figures: dict[str, "Figure"]) -> None:
-    """Writes metrics.json and figures; they appear together, once all of them are written."""
-    from ..files import staged_folder
+def write(arguments: argparse.Namespace, report: dict, figures: "Figures") -> None:
+    """Writes metrics.json, and then those figures that can be drawn."""
+    from ..drawing import write_figures
+    from ..files import staged_file
 
     how = {
         name: getattr(arguments, name)
         for name in ("model", "dataset", "pooling", "random_weights", "label_fraction")
         if hasattr(arguments, name)
     }
-    with staged_folder(arguments.output_dir) as folder:
-        (folder / "metrics.json").write_text(json.dumps({**report, **how}, indent=2) + "\n")
-        for name, figure in figures.items():
-            figure.savefig(folder / name, dpi=120)
+    with staged_file(arguments.output_dir / "metrics.json") as path:
+        path.write_text(json.dumps({**report, **how}, indent=2) + "\n")
+    write_figures(arguments.output_dir, figures)

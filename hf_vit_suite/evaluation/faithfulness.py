@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from .. import explain
 from ..explain.encoders import image_encoder
+from ..scores import label_scores
 
 RANDOM = "random"
 Explain = Callable[[PreTrainedModel, Tensor], Tensor]
@@ -54,7 +55,7 @@ def perturbation_curves(
         for step in range(steps + 1):
             reached = ranks < round(step * order.shape[1] / steps)
             logits = explain.classify(model, torch.where(reached, after, before))
-            curve.append(logits.float().softmax(dim=-1).gather(1, classes))
+            curve.append(label_scores(logits, model.config).gather(1, classes))
         curves.append(torch.cat(curve, dim=1))
     return curves[0], curves[1]
 

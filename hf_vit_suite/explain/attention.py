@@ -33,8 +33,8 @@ def class_token_attention(model: PreTrainedModel, pixel_values: Tensor, layer: i
     def observe(weights: Tensor, _: None) -> None:
         rows.append(weights[:, :, 0].float())
 
-    with observed(encoder.module.config, observe, [encoder.resolve_layer(layer)]):
-        encoder.encode(pixel_values)
+    with observed(model, observe, [encoder.resolve_layer(layer)]) as watched:
+        image_encoder(watched).encode(pixel_values)
     return encoder.on_grid(rows[0], pixel_values)
 
 
@@ -144,8 +144,8 @@ def rollout(
         step = step / step.sum(dim=-1, keepdim=True)
         product = step if product is None else step @ product
 
-    with observed(encoder.module.config, observe, range(encoder.resolve_layer(layer) + 1)):
-        encoder.encode(pixel_values)
+    with observed(model, observe, range(encoder.resolve_layer(layer) + 1)) as watched:
+        image_encoder(watched).encode(pixel_values)
     return as_picture(encoder.on_grid(encoder.readout(product) @ product, pixel_values), pixel_values, resize)
 
 

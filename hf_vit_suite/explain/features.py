@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .encoders import as_picture, image_encoder
+from .encoders import as_picture, image_encoder, twin
 
 
 @torch.no_grad()
@@ -25,16 +25,13 @@ def patch_features(model: PreTrainedModel, pixel_values: Tensor, layer: int = -1
     Raises:
         ValueError: If the model is not known, there is no such layer, or the sides don't suit.
     """
-    encoder = image_encoder(model)
+    encoder = image_encoder(twin(model))
     encoder.grid(pixel_values)
     outputs = []
-    hook = encoder.blocks[encoder.resolve_layer(layer)].register_forward_hook(
+    encoder.blocks[encoder.resolve_layer(layer)].register_forward_hook(
         lambda module, inputs, output: outputs.append(output[0] if isinstance(output, tuple) else output)
     )
-    try:
-        encoder.encode(pixel_values)
-    finally:
-        hook.remove()
+    encoder.encode(pixel_values)
     return encoder.on_grid(encoder.norm(outputs[0]).float().transpose(1, 2), pixel_values)
 
 
@@ -101,7 +98,8 @@ def principal_components(features: Sequence[Tensor], components: int = 3) -> lis
     Raises:
         ValueError: If there are fewer patches or features than components.
     """
-    patches = torch.cat([image.flatten(1) for image in features], dim=1).T.double()  # (D, h, w) -> (N, D)
+    # On the CPU, as not every accelerator has float64.
+    patches = torch.cat([image.flatten(1).cpu() for image in features], dim=1).T.double()  # (D, h, w) -> (N, D)
     if not 1 <= components <= min(patches.shape):
         raise ValueError(f"components must be from 1 to {min(patches.shape)}, got {components}")
     mean = patches.mean(dim=0)
@@ -109,7 +107,7 @@ def principal_components(features: Sequence[Tensor], components: int = 3) -> lis
     # The sign of a direction is arbitrary; a fixed one makes pictures reproducible.
     signs = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
     projected = (patches - mean) @ (directions * signs).T
-    parts = projected.float().split([image[0].numel() for image in features])
+    parts = projected.float().to(features[0].device).split([image.shape[1:].numel() for image in features])
     return [part.T.unflatten(1, image.shape[1:]) for part, image in zip(parts, features, strict=True)]
 
 

@@ -13,6 +13,8 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..drawing import AS_WRITTEN
+from ..scores import prediction_title
 from .attention import class_token_attention
 from .encoders import resize_map
 
@@ -85,11 +87,11 @@ def figure(
     axes = drawn.subplots(len(pictures), len(names) + 1, squeeze=False)
     for row, (picture, panels, title) in enumerate(zip(pictures, rows, titles, strict=True)):
         axes[row, 0].imshow(picture)
-        axes[row, 0].set_title(title, fontsize=8, color=TEXT_COLOUR)
+        axes[row, 0].set_title(title, fontsize=8, color=TEXT_COLOUR, **AS_WRITTEN)
         for axis, values in zip(axes[row, 1:], panels, strict=True):
             axis.imshow(overlay(picture, values))
     for axis, name in zip(axes[0, 1:], names, strict=True):
-        axis.set_title(name, fontsize=8, color=TEXT_COLOUR)
+        axis.set_title(name, fontsize=8, color=TEXT_COLOUR, **AS_WRITTEN)
     for axis in axes.flat:
         axis.set_axis_off()
     if has_values:
@@ -155,8 +157,7 @@ def classifier_attention_figure(model: PreTrainedModel, pixel_values: Tensor, im
     Raises:
         ValueError: If the model is none that `class_token_attention` knows.
     """
-    predicted = model(pixel_values).logits.argmax(dim=-1).tolist()
-    titles = [f"predicted: {model.config.id2label[number]}" for number in predicted]
+    titles = [prediction_title(logits, model.config) for logits in model(pixel_values).logits]
     return attention_figure(pixel_values, class_token_attention(model, pixel_values), image_processor, titles)
 
 

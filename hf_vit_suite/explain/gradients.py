@@ -115,13 +115,13 @@ def watch_backward(
 ) -> None:
     """Sends the gradient of each image's score back through its encoder."""
     encoder.grid(pixel_values)
-    with torch.enable_grad(), observed(encoder.module.config, observe, layers, with_gradients=True):
+    with torch.enable_grad(), observed(model, observe, layers, with_gradients=True) as watched:
         # The images ask for a gradient, so that there is a graph where every weight is frozen too.
         pixel_values = pixel_values.detach().requires_grad_()
         if input_ids is None:
-            scores = class_scores(model, pixel_values, target)
+            scores = class_scores(watched, pixel_values, target)
         else:
-            scores = text_scores(model, pixel_values, input_ids)
+            scores = text_scores(watched, pixel_values, input_ids)
         torch.autograd.grad(scores.sum(), pixel_values)
 
 

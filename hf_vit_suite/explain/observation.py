@@ -1,7 +1,8 @@
 """Attention weights of every layer, handed on one by one and never kept, of any model on transformers' interface.
 
-For the time of a call the encoder's attention backend is one of ours, so that nothing is reloaded and any backend, the
-suite's models and transformers' own are observed alike.
+The encoder that is observed is a twin of the model's: it has the same weights and an attention backend of ours.
+Nothing is reloaded, the suite's models and transformers' own are observed alike under any backend, and the model
+itself stays as it is for other threads that call it.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -11,8 +12,10 @@ from contextvars import ContextVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .encoders import image_encoder, twin
 
 BACKEND = "hf_vit_suite_observed"
 
@@ -85,21 +88,20 @@ ALL_ATTENTION_FUNCTIONS.register(BACKEND, observed_attention)
 
 @contextmanager
 def observed(
-    config: PretrainedConfig, observe: Observer, layers: Collection[int], with_gradients: bool = False
-) -> Iterator[None]:
-    """Within the block, these layers of the encoder with this config hand on their attention weights.
+    model: PreTrainedModel, observe: Observer, layers: Collection[int], with_gradients: bool = False
+) -> Iterator[PreTrainedModel]:
+    """Yields a twin of the model; within the block, these layers of its image encoder hand on their attention weights.
 
     Args:
-        config: The encoder's own, whose backend is changed and restored.
+        model: Stays as it is.
         observe: Called with a layer's weights and, with gradients, the gradient by them.
         layers: From 0.
         with_gradients: Whether to call in the backward pass, which may come after the block, in place of the forward.
     """
-    backend = config._attn_implementation
+    watched = twin(model)
+    image_encoder(watched).module.config._attn_implementation = BACKEND
     token = _watch.set(Watch(observe, layers, with_gradients))
-    config._attn_implementation = BACKEND
     try:
-        yield
+        yield watched
     finally:
-        config._attn_implementation = backend
         _watch.reset(token)

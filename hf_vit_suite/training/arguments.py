@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, TrainingArguments
 
 from ..opening import is_pretrained_encoder, open_pretrained
+from .calls import changed_fields
 
 
 @dataclass
@@ -132,6 +133,11 @@ class SuiteTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: images become pixel_values when they are read."}
     )
+
+    def __post_init__(self):
+        # What follows from them fills in other fields; the model card tells those alone that were given.
+        self.given = frozenset(changed_fields(self))
+        super().__post_init__()
 
     @property
     def total_batch_size(self) -> int:

@@ -82,6 +82,7 @@ def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[
     if arguments.drop_path_rate is not None:
         config.drop_path_rate = arguments.drop_path_rate
     old_labels = len(config.id2label or {})
+    config.problem_type = None  # each image has one label here, whatever the checkpoint was trained for
     for name, value in label_fields(label_names).items():
         setattr(config, name, value)
     model = open_pretrained(

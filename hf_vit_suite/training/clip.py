@@ -28,6 +28,7 @@ from ..data import (
 )
 from ..evaluation.zero_shot import label_names, prompt_templates
 from ..hub import TWO_TOWERS
+from .calls import command_line, python_call
 from .checkpoints import prepare_output_dir, train
 from .command import parse
 from .contrastive import CLIPTrainer, CLIPTrainingArguments
@@ -108,15 +109,14 @@ def job_defaults(given: argparse.Namespace) -> dict:
 
 def run(arguments: Sequence[str]) -> None:
     """`hf-vit-suite pretrain clip`."""
-    report = pretrain_clip(
-        *parse(
-            arguments,
-            "pretrain clip",
-            "Trains an image tower and a text tower on images with captions and leaves a folder that AutoModel opens.",
-            (CLIPModelArguments, CaptionDataArguments, CLIPRecipeArguments, CLIPTrainingArguments),
-            job_defaults,
-        )
+    parsed = parse(
+        arguments,
+        "pretrain clip",
+        "Trains an image tower and a text tower on images with captions and leaves a folder that AutoModel opens.",
+        (CLIPModelArguments, CaptionDataArguments, CLIPRecipeArguments, CLIPTrainingArguments),
+        job_defaults,
     )
+    report = pretrain_clip(*parsed, command=command_line("pretrain clip", arguments, parsed[-1].hub_token))
     print(pretraining_summary(report))
 
 
@@ -125,11 +125,19 @@ def pretrain_clip(
     data_arguments: CaptionDataArguments,
     recipe: CLIPRecipeArguments,
     training_arguments: CLIPTrainingArguments,
+    command: str | None = None,
 ) -> dict:
     """Trains CLIP and leaves a model folder at `training_arguments.output_dir`.
 
     The folder holds weights, config, image processor, tokenizer and code, metrics.json, curves.png and a model card
     README.md, beside Trainer's checkpoints.
+
+    Args:
+        model_arguments: Which model.
+        data_arguments: Which data.
+        recipe: How it learns.
+        training_arguments: Trainer's own.
+        command: The command line that the run came from, for the model card; default the call from Python.
 
     Returns:
         What metrics.json holds: metrics, images, captions that were cut, steps, parameters, seconds of training.
@@ -138,6 +146,7 @@ def pretrain_clip(
         ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
             holds another model.
     """
+    command = command or python_call("pretrain_clip", model_arguments, data_arguments, recipe, training_arguments)
     training_arguments.keep_token_out_of_files()
     resume_from = prepare_output_dir(training_arguments)
     set_seed(training_arguments.seed)
@@ -153,7 +162,7 @@ def pretrain_clip(
     report = pretraining_report(trainer, data, seconds) | {"cut_captions": cut}
     if trainer.is_world_process_zero():
         shown = first_pairs(data, model, processor)
-        save_pretrained_results(trainer, report, {}, data_arguments.dataset, TWO_TOWERS)
+        save_pretrained_results(trainer, report, {}, data_arguments.dataset, command, TWO_TOWERS)
         check_reload(
             trainer,
             report,

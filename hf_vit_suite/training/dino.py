@@ -7,6 +7,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import torch
@@ -26,6 +27,7 @@ from ..data import (
 from ..explain import attention_figure, class_token_attention
 from ..models.configuration_dino import SuiteDINOConfig
 from ..models.embedding import round_to_multiple
+from .calls import command_line, python_call
 from .checkpoints import prepare_output_dir, train
 from .command import parse
 from .monitoring import NeighbourAccuracy
@@ -120,15 +122,14 @@ def job_defaults(given: argparse.Namespace) -> dict:
 
 def run(arguments: Sequence[str]) -> None:
     """`hf-vit-suite pretrain dino`."""
-    report = pretrain_dino(
-        *parse(
-            arguments,
-            "pretrain dino",
-            "Pretrains by self-distillation without labels and leaves a folder that AutoModel opens.",
-            (DINOModelArguments, UnlabelledDataArguments, DINORecipeArguments, DINOTrainingArguments),
-            job_defaults,
-        )
+    parsed = parse(
+        arguments,
+        "pretrain dino",
+        "Pretrains by self-distillation without labels and leaves a folder that AutoModel opens.",
+        (DINOModelArguments, UnlabelledDataArguments, DINORecipeArguments, DINOTrainingArguments),
+        job_defaults,
     )
+    report = pretrain_dino(*parsed, command=command_line("pretrain dino", arguments, parsed[-1].hub_token))
     print(pretraining_summary(report))
 
 
@@ -137,11 +138,19 @@ def pretrain_dino(
     data_arguments: UnlabelledDataArguments,
     recipe: DINORecipeArguments,
     training_arguments: DINOTrainingArguments,
+    command: str | None = None,
 ) -> dict:
     """Pretrains with DINO and leaves a model folder at `training_arguments.output_dir`.
 
     The folder holds weights (teacher, student, heads, centre), config, image processor and code, metrics.json,
     curves.png, attention.png and a model card README.md, beside Trainer's checkpoints.
+
+    Args:
+        model_arguments: Which model.
+        data_arguments: Which data.
+        recipe: How it learns.
+        training_arguments: Trainer's own.
+        command: The command line that the run came from, for the model card; default the call from Python.
 
     Returns:
         What metrics.json holds: metrics, images, steps, parameters, seconds of training.
@@ -150,6 +159,7 @@ def pretrain_dino(
         ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
             holds another model.
     """
+    command = command or python_call("pretrain_dino", model_arguments, data_arguments, recipe, training_arguments)
     training_arguments.keep_token_out_of_files()
     resume_from = prepare_output_dir(training_arguments)
     set_seed(training_arguments.seed)
@@ -168,8 +178,8 @@ def pretrain_dino(
     report = pretraining_report(trainer, data, seconds)
     if trainer.is_world_process_zero():
         shown = first_images(data, processor)
-        figure = attention_of_teacher(trainer, shown)
-        save_pretrained_results(trainer, report, {"attention.png": figure}, data_arguments.dataset)
+        figure = partial(attention_of_teacher, trainer, shown)
+        save_pretrained_results(trainer, report, {"attention.png": figure}, data_arguments.dataset, command)
         check_reload(
             trainer, report, AutoModel, lambda model: model.base_model(shown.to(model.device)).last_hidden_state
         )

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from ..data import input_size
 from ..opening import open_pretrained
+from ..scores import require_one_label
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, kind: str, temperature: float) -> Tensor:
@@ -41,7 +42,7 @@ class Teacher(nn.Module):
         student_processor: Image processor whose normalisation the batch has.
 
     Raises:
-        ValueError: If the teacher's labels are others.
+        ValueError: If the teacher's labels are others, or don't exclude one another.
     """
 
     def __init__(self, name: str, label_names: list[str], student_processor):
@@ -53,6 +54,7 @@ class Teacher(nn.Module):
                 f"({', '.join(list(config.id2label.values())[:3])}, ...), the data {len(label_names)} "
                 f"({', '.join(label_names[:3])}, ...): fine-tune the teacher on this data first"
             )
+        require_one_label(config, f"the teacher {name}", "distillation")
         index = {label: number for number, label in config.id2label.items()}
         processor = open_pretrained(AutoImageProcessor, name)
         self.model = open_pretrained(AutoModelForImageClassification, name).eval().requires_grad_(False)

@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from ..drawing import AS_WRITTEN
+
 MOST_LABELS_SHOWN = 30
 PRETRAINING_CURVES = {
     "loss": "training loss",
@@ -62,6 +64,7 @@ def confusion_figure(labels: np.ndarray, predicted: np.ndarray, label_names: Seq
     is_named = len(label_names) <= MOST_LABELS_SHOWN
     size = max(4.5, 0.45 * min(len(label_names), MOST_LABELS_SHOWN))
     figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axis = figure.subplots()
     ConfusionMatrixDisplay.from_predictions(
         labels,
         predicted,
@@ -72,6 +75,8 @@ def confusion_figure(labels: np.ndarray, predicted: np.ndarray, label_names: Seq
         values_format=".2f",
         xticks_rotation="vertical" if is_named else "horizontal",
         cmap="Blues",
-        ax=figure.subplots(),
+        ax=axis,
     )
+    for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
+        label.set(**AS_WRITTEN)
     return figure

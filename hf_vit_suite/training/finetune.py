@@ -27,6 +27,7 @@ from ..data import (
 )
 from .arguments import DataArguments, FinetuneTrainingArguments, ModelArguments, RecipeArguments, job_defaults
 from .building import build_model
+from .calls import command_line, python_call
 from .checkpoints import TRAINER_STATE, prepare_output_dir, train
 from .command import parse
 from .distillation import Teacher
@@ -41,15 +42,14 @@ RELOADED_IMAGES = 64
 
 def run(arguments: Sequence[str]) -> None:
     """`hf-vit-suite finetune`."""
-    report = finetune(
-        *parse(
-            arguments,
-            "finetune",
-            "Fine-tunes an image classifier and leaves a folder that AutoModel opens.",
-            (ModelArguments, DataArguments, RecipeArguments, FinetuneTrainingArguments),
-            job_defaults,
-        )
+    parsed = parse(
+        arguments,
+        "finetune",
+        "Fine-tunes an image classifier and leaves a folder that AutoModel opens.",
+        (ModelArguments, DataArguments, RecipeArguments, FinetuneTrainingArguments),
+        job_defaults,
     )
+    report = finetune(*parsed, command=command_line("finetune", arguments, parsed[-1].hub_token))
     print(f"test accuracy {report['metrics']['test']['accuracy']:.4f} on {report['images']['test']} images")
 
 
@@ -58,11 +58,19 @@ def finetune(
     data_arguments: DataArguments,
     recipe: RecipeArguments,
     training_arguments: FinetuneTrainingArguments,
+    command: str | None = None,
 ) -> dict:
     """Trains a classifier and leaves a model folder at `training_arguments.output_dir`.
 
     The folder holds weights, config, image processor and code, metrics.json, curves.png, confusion_matrix.png,
     attention.png (for models of the suite) and a model card README.md, beside Trainer's checkpoints.
+
+    Args:
+        model_arguments: Which model.
+        data_arguments: Which data.
+        recipe: How it learns.
+        training_arguments: Trainer's own.
+        command: The command line that the run came from, for the model card; default the call from Python.
 
     Returns:
         What metrics.json holds: metrics and image counts by split, parameters, seconds of training.
@@ -71,6 +79,7 @@ def finetune(
         ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
             holds another model.
     """
+    command = command or python_call("finetune", model_arguments, data_arguments, recipe, training_arguments)
     training_arguments.keep_token_out_of_files()
     resume_from = prepare_output_dir(training_arguments, EMA_FILE if recipe.ema_decay else TRAINER_STATE)
     set_seed(training_arguments.seed)
@@ -94,7 +103,7 @@ def finetune(
     report, predictions = evaluate(trainer, data)
     report["seconds_of_training"] = seconds
     if trainer.is_world_process_zero():
-        save_results(trainer, data, model_arguments, data_arguments, report, predictions)
+        save_results(trainer, data, model_arguments, data_arguments, report, predictions, command)
         pixel_values = first_test_images(trainer, data, RELOADED_IMAGES)
         check_reload(
             trainer, report, AutoModelForImageClassification, lambda model: model(pixel_values.to(model.device)).logits

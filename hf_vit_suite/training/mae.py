@@ -6,6 +6,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import torch
@@ -22,6 +23,7 @@ from ..data import (
 )
 from ..explain import reconstruction_figure
 from ..models.configuration_mae import SuiteMAEConfig
+from .calls import command_line, python_call
 from .checkpoints import prepare_output_dir, train
 from .command import parse
 from .pretraining import (
@@ -96,15 +98,14 @@ def job_defaults(given: argparse.Namespace) -> dict:
 
 def run(arguments: Sequence[str]) -> None:
     """`hf-vit-suite pretrain mae`."""
-    report = pretrain_mae(
-        *parse(
-            arguments,
-            "pretrain mae",
-            "Pretrains a masked autoencoder without labels and leaves a folder that AutoModel opens.",
-            (MAEModelArguments, UnlabelledDataArguments, MAERecipeArguments, MAETrainingArguments),
-            job_defaults,
-        )
+    parsed = parse(
+        arguments,
+        "pretrain mae",
+        "Pretrains a masked autoencoder without labels and leaves a folder that AutoModel opens.",
+        (MAEModelArguments, UnlabelledDataArguments, MAERecipeArguments, MAETrainingArguments),
+        job_defaults,
     )
+    report = pretrain_mae(*parsed, command=command_line("pretrain mae", arguments, parsed[-1].hub_token))
     print(pretraining_summary(report))
 
 
@@ -113,11 +114,19 @@ def pretrain_mae(
     data_arguments: UnlabelledDataArguments,
     recipe: MAERecipeArguments,
     training_arguments: MAETrainingArguments,
+    command: str | None = None,
 ) -> dict:
     """Pretrains a masked autoencoder and leaves a model folder at `training_arguments.output_dir`.
 
     The folder holds weights, config, image processor and code, metrics.json, curves.png, reconstruction.png, pictures
     by step in `previews/` and a model card README.md, beside Trainer's checkpoints.
+
+    Args:
+        model_arguments: Which model.
+        data_arguments: Which data.
+        recipe: How it learns.
+        training_arguments: Trainer's own.
+        command: The command line that the run came from, for the model card; default the call from Python.
 
     Returns:
         What metrics.json holds: loss, images, steps, parameters, seconds of training.
@@ -126,6 +135,7 @@ def pretrain_mae(
         ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
             holds another model.
     """
+    command = command or python_call("pretrain_mae", model_arguments, data_arguments, recipe, training_arguments)
     training_arguments.keep_token_out_of_files()
     resume_from = prepare_output_dir(training_arguments)
     set_seed(training_arguments.seed)
@@ -144,8 +154,8 @@ def pretrain_mae(
     report = pretraining_report(trainer, data, seconds)
     if trainer.is_world_process_zero():
         model = trainer.model.eval()
-        figure = reconstruction_figure(model, shown.to(model.device), noise.to(model.device), processor)
-        save_pretrained_results(trainer, report, {"reconstruction.png": figure}, data_arguments.dataset)
+        figure = partial(reconstruction_figure, model, shown.to(model.device), noise.to(model.device), processor)
+        save_pretrained_results(trainer, report, {"reconstruction.png": figure}, data_arguments.dataset, command)
         check_reload(
             trainer,
             report,

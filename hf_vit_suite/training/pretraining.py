@@ -1,11 +1,13 @@
 """What the pretraining recipes share: their data's and Trainer's arguments, and what a finished run leaves."""
 
 import argparse
-import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from datasets import IterableDataset
+from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from transformers import (
     AutoConfig,
@@ -18,7 +20,6 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..argument_types import parse_overrides
 from ..data import CaptionedImages, UnlabelledImages, load_unlabelled_images
-from ..files import staged_folder
 from ..hub import ENCODER, Pretrained, PretrainedFacts, pretrained_card
 from ..models.configuration_trunk import TrunkConfig
 from ..models.presets import list_presets, preset_config
@@ -26,7 +27,7 @@ from ..opening import open_pretrained
 from .arguments import SuiteTrainingArguments
 from .building import set_input_size
 from .figures import PRETRAINING_CURVES, pretraining_curves
-from .results import command_line, training_sentence
+from .results import training_sentence, write_model_folder
 from .trainer import SuiteTrainer
 
 REFERENCE_BATCH = 256
@@ -183,29 +184,33 @@ def pretraining_summary(report: dict) -> str:
 
 
 def save_pretrained_results(
-    trainer: SuiteTrainer, report: dict, figures: dict[str, Figure], dataset: str, kind: Pretrained = ENCODER
+    trainer: SuiteTrainer,
+    report: dict,
+    figures: Mapping[str, Callable[[], Figure]],
+    dataset: str,
+    command: str,
+    kind: Pretrained = ENCODER,
 ) -> None:
-    """Writes the model folder; its files appear together, once all of them are written.
+    """Writes the model folder of a pretrained model.
 
     Args:
         trainer: After training.
         report: What metrics.json holds.
-        figures: Pictures by file name, to stand beside the curves.
+        figures: What draws each figure beside the curves, by file name.
         dataset: Name of the data.
+        command: How the run was called.
         kind: What the model is for.
     """
-    with staged_folder(trainer.args.output_dir) as folder:
-        trainer.model.save_pretrained(folder)
-        trainer.processing_class.save_pretrained(folder)
-        (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
-        pretraining_curves(trainer.state.log_history).savefig(folder / "curves.png", dpi=120)
-        for name, figure in figures.items():
-            figure.savefig(folder / name, dpi=120)
-        pretrained_card(card_facts(trainer, report, list(figures), dataset, kind)).save(folder / "README.md")
+
+    def card(drawn: Sequence[str]) -> ModelCard:
+        return pretrained_card(card_facts(trainer, report, drawn, dataset, command, kind))
+
+    curves = {"curves.png": partial(pretraining_curves, trainer.state.log_history)}
+    write_model_folder(trainer, report, {**curves, **figures}, card)
 
 
 def card_facts(
-    trainer: SuiteTrainer, report: dict, pictures: list[str], dataset: str, kind: Pretrained
+    trainer: SuiteTrainer, report: dict, figures: Sequence[str], dataset: str, command: str, kind: Pretrained
 ) -> PretrainedFacts:
     """The run's figures for the model card."""
     arguments = trainer.args
@@ -218,8 +223,8 @@ def card_facts(
         images=report["images"]["train"],
         skipped=len(report["skipped_images"]),
         metrics=report["metrics"],
-        pictures=pictures,
-        command=command_line(),
+        figures=figures,
+        command=command,
         training=training_sentence(trainer, report, arguments.total_batch_size),
         kind=kind,
     )

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
+from ..drawing import write_figures
 from ..explain import reconstruction_figure
-from ..files import staged_file
 
 
 class ReconstructionPreview(TrainerCallback):
@@ -29,15 +30,22 @@ class ReconstructionPreview(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if state.global_step % self.preview_steps or not state.is_world_process_zero:
             return
+        folder, step = Path(args.output_dir, "previews"), state.global_step
+        write_figures(folder, {f"step-{step:08d}.png": lambda: self.draw(step)}, dpi=100)
+
+    def draw(self, step: int) -> Figure:
+        """The figure of a step, which TensorBoard shows too."""
         model = self.trainer.model.eval()
-        figure = reconstruction_figure(
-            model, self.pixel_values.to(args.device), self.noise.to(args.device), self.trainer.processing_class
-        )
-        model.train()
-        with staged_file(Path(args.output_dir, "previews", f"step-{state.global_step:08d}.png")) as path:
-            figure.savefig(path, dpi=100)
+        try:
+            device = model.device
+            figure = reconstruction_figure(
+                model, self.pixel_values.to(device), self.noise.to(device), self.trainer.processing_class
+            )
+        finally:
+            model.train()
         if (writer := tensorboard_writer(self.trainer)) is not None:
-            writer.add_figure("reconstruction", figure, state.global_step)
+            writer.add_figure("reconstruction", figure, step)
+        return figure
 
 
 def tensorboard_writer(trainer: Trainer):

@@ -3,19 +3,20 @@
 import json
 import logging
 import math
-import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PredictionOutput
 
 from ..data import ImageTransform, LabelledImages, apply_transform, evaluation_transform
+from ..drawing import write_figures
 from ..explain import classifier_attention_figure
 from ..files import staged_file, staged_folder
 from ..hub import ClassifierFacts, classifier_card
@@ -37,20 +38,55 @@ def save_results(
     data_arguments: DataArguments,
     report: dict,
     predictions: PredictionOutput,
+    command: str,
 ) -> None:
-    """Writes the model folder; its files appear together, once all of them are written."""
+    """Writes the model folder of a classifier.
+
+    Args:
+        trainer: After training.
+        data: What it was trained and tested on.
+        model_arguments: Of the run.
+        data_arguments: Of the run.
+        report: What metrics.json holds.
+        predictions: On the test images.
+        command: How the run was called.
+    """
     labels, predicted = predictions.label_ids, predictions.predictions.argmax(axis=-1)
+    figures = {
+        "curves.png": partial(training_curves, trainer.state.log_history),
+        "confusion_matrix.png": partial(confusion_figure, labels, predicted, data.label_names),
+    }
+    if hasattr(trainer.model.config, "num_prefix_tokens"):  # only the suite's models
+        figures["attention.png"] = partial(attention_on_test_images, trainer, data)
+
+    def card(drawn: Sequence[str]) -> ModelCard:
+        return classifier_card(card_facts(trainer, data, model_arguments, data_arguments, report, command, drawn))
+
+    write_model_folder(trainer, report, figures, card)
+
+
+def write_model_folder(
+    trainer: SuiteTrainer,
+    report: dict,
+    figures: Mapping[str, Callable[[], Figure]],
+    card: Callable[[Sequence[str]], ModelCard],
+) -> None:
+    """Writes a model that loads, and then figures and a card, whose failure leaves the model in place.
+
+    Args:
+        trainer: After training.
+        report: What metrics.json holds.
+        figures: What draws each, by file name.
+        card: Makes the card of the figures that were drawn.
+    """
     output_dir = Path(trainer.args.output_dir)
     with staged_folder(output_dir) as folder:
         trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
         (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
-        training_curves(trainer.state.log_history).savefig(folder / "curves.png", dpi=120)
-        confusion_figure(labels, predicted, data.label_names).savefig(folder / "confusion_matrix.png", dpi=120)
-        if (figure := attention_on_test_images(trainer, data)) is not None:
-            figure.savefig(folder / "attention.png", dpi=120)
-        facts = card_facts(trainer, data, model_arguments, data_arguments, report)
-        classifier_card(facts).save(folder / "README.md")
+    drawn = write_figures(output_dir, figures)
+    with staged_file(output_dir / "README.md") as path:
+        card(drawn).save(path)
 
 
 def first_test_images(trainer: ClassificationTrainer, data: LabelledImages, number: int) -> Tensor:
@@ -60,11 +96,9 @@ def first_test_images(trainer: ClassificationTrainer, data: LabelledImages, numb
     return torch.stack([row["pixel_values"] for row in rows])
 
 
-def attention_on_test_images(trainer: ClassificationTrainer, data: LabelledImages) -> Figure | None:
-    """The last layer's attention on a few test images; `None` for models that are not the suite's."""
+def attention_on_test_images(trainer: ClassificationTrainer, data: LabelledImages) -> Figure:
+    """The last layer's attention on a few test images."""
     model = trainer.model.eval()
-    if not hasattr(model.config, "num_prefix_tokens"):
-        return None
     pixel_values = first_test_images(trainer, data, FIGURE_IMAGES).to(model.device)
     return classifier_attention_figure(model, pixel_values, trainer.processing_class)
 
@@ -75,6 +109,8 @@ def card_facts(
     model_arguments: ModelArguments,
     data_arguments: DataArguments,
     report: dict,
+    command: str,
+    figures: Sequence[str],
 ) -> ClassifierFacts:
     """The run's figures for the model card."""
     arguments = trainer.args
@@ -90,8 +126,9 @@ def card_facts(
         images=report["images"],
         metrics=report["metrics"],
         skipped=len(data.skipped),
-        command=command_line(),
+        command=command,
         training=training_sentence(trainer, report, arguments.train_batch_size),
+        figures=figures,
     )
 
 
@@ -102,22 +139,6 @@ def training_sentence(trainer: SuiteTrainer, report: dict, batch: int) -> str:
         f"{report['steps']} steps ({report['epochs']:.1f} epochs) in {report['seconds_of_training']:.0f} seconds "
         f"on {arguments.device.type}, learning rate {arguments.learning_rate:g}, batch {batch}, seed {arguments.seed}."
     )
-
-
-def command_line() -> str:
-    """The command that this process runs, fit to be published."""
-    return shlex.join(["hf-vit-suite", *without_secrets(sys.argv[1:])])
-
-
-def without_secrets(arguments: Sequence[str]) -> list[str]:
-    """A command line whose token is starred out."""
-    shown = list(arguments)
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--hub_token="):
-            shown[position] = "--hub_token=***"
-        elif position and arguments[position - 1] == "--hub_token":
-            shown[position] = "***"
-    return shown
 
 
 def check_reload(

@@ -12,6 +12,7 @@ from hf_vit_suite import SuiteViTConfig, SuiteViTForImageClassification
 from hf_vit_suite.cli import main
 from hf_vit_suite.data import decode_image
 from hf_vit_suite.evaluation.command import build_parser
+from hf_vit_suite.training import figures
 from hf_vit_suite.training.arguments import DataArguments
 
 NAMES = ("blue", "green", "red")
@@ -117,6 +118,20 @@ def test_classifier_is_measured_whatever_the_order_of_its_labels(evaluate, tmp_p
     again = evaluate("classification", "--split", "all", model=turned)[1]["metrics"]
     assert again["accuracy"] == found["accuracy"]
     assert again["per_class"] == {name: found["per_class"][name] for name in again["per_class"]}
+
+
+def test_metrics_outlive_a_figure_that_fails(colours: Path, tmp_path: Path, monkeypatch, caplog):
+    def fail(*arguments):
+        raise RuntimeError("no such glyph")
+
+    command = ["evaluate", "classification", str(save_classifier(tmp_path / "classifier")), "--dataset", str(colours),
+               "--output_dir", str(tmp_path / "out")]  # fmt: skip
+    assert main(command) == 0
+    (tmp_path / "out" / "metrics.json").unlink()
+    monkeypatch.setattr(figures, "confusion_figure", fail)
+    assert main(command) == 0
+    assert "confusion_matrix.png could not be drawn" in caplog.text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "reliability.png"}
 
 
 def test_labels_that_the_classifier_does_not_know_are_named(evaluate, tmp_path: Path):

@@ -196,6 +196,18 @@ def test_siglip_reads_texts_that_are_filled_up_and_needs_labels(tmp_path: Path):
         predict(str(tmp_path / "siglip"), [])
 
 
+@torch.no_grad()
+def test_siglips_predictions_are_each_labels_own_probability(colours: Path, tmp_path: Path):
+    model = save_siglip(tmp_path / "siglip")
+    path = colours / "red" / "0.png"
+    ((found,), _) = predict(str(tmp_path / "siglip"), [path], labels=NAMES, template="a {} thing")
+    towers = open_two_towers(str(tmp_path / "siglip"))
+    pixels = towers.image_processor([Image.open(path)], return_tensors="pt")
+    logits = model(**towers.tokenize([f"a {name} thing" for name in NAMES]), **pixels).logits_per_image
+    probabilities = {entry["label"]: entry["probability"] for entry in found["labels"]}
+    assert probabilities == pytest.approx(dict(zip(NAMES, logits[0].sigmoid().tolist(), strict=True)), rel=1e-4)
+
+
 def test_clip_with_a_classifier_has_labels_of_its_own(tmp_path: Path, colours: Path):
     config = CLIPConfig(vision_config=TINY_CLIP_VISION, text_config=TINY_CLIP_TEXT, id2label=dict(enumerate(NAMES)))
     CLIPForImageClassification(config).save_pretrained(tmp_path / "head")

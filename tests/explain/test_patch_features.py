@@ -6,6 +6,9 @@ import torch
 from explained import CLASSIFIERS, TINY, transformers_classifier, transformers_clip
 from references import assert_equals_reference, randomise
 from sklearn.decomposition import PCA
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hf_vit_suite import SuiteViTConfig, SuiteViTModel
 from hf_vit_suite.explain import as_colours, patch_features, patch_pca, patch_similarity, principal_components
@@ -64,6 +67,24 @@ def test_components_of_several_sizes_are_those_of_all_patches():
     torch.testing.assert_close(torch.cat([image.flatten(1) for image in found], dim=1), together)
     with pytest.raises(ValueError, match="components must be from 1 to 8, got 9"):
         principal_components([wide, tall], 9)
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses float64 on any accelerator, as Apple's MPS does."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, torch.Tensor):
+                assert not (tensor.dtype == torch.float64 and tensor.device.type == "mps"), function
+        return output
+
+
+def test_components_need_no_float64_on_the_device():
+    with FakeTensorMode(), NoFloat64():
+        features = [torch.empty(8, 2, 6, device="mps"), torch.empty(8, 5, 3, device="mps")]
+        found = principal_components(features)
+        assert [(image.shape, image.device.type) for image in found] == [((3, 2, 6), "mps"), ((3, 5, 3), "mps")]
 
 
 def test_colours_keep_the_order_of_each_component_over_all_pictures():

@@ -103,7 +103,7 @@ def test_pretrained_folder_holds_everything_and_the_log_shows_every_step(run_com
     assert f"{last} after 30 steps on 120 images" in output
     card = (folder / "README.md").read_text()
     assert f"knn accuracy {accuracies[-1][1]:.4f}" in card
-    assert "![attention.png](attention.png)" in card
+    assert "](attention.png)" in card
     entropies = [entry["teacher_entropy"] for entry in log if "teacher_entropy" in entry]
     assert len(entropies) == 30
     assert all(0 < entropy <= math.log(64) for entropy in entropies)

@@ -1,0 +1,47 @@
+"""What the logits of an image classifier say, by its `problem_type`: probabilities, or values.
+
+Source: transformers' `ImageClassificationPipeline.postprocess`.
+"""
+
+from torch import Tensor
+from transformers import PretrainedConfig
+
+
+def predicts_values(config: PretrainedConfig) -> bool:
+    """Whether the logits are values of a regression, not scores of labels."""
+    return config.problem_type == "regression"
+
+
+def has_independent_labels(config: PretrainedConfig) -> bool:
+    """Whether each label has a probability of its own, as several labels or none may be true."""
+    return config.problem_type == "multi_label_classification" or config.num_labels == 1
+
+
+def label_scores(logits: Tensor, config: PretrainedConfig) -> Tensor:
+    """Each label's probability, or a regression's values, `[..., labels]`, in float32."""
+    if predicts_values(config):
+        return logits.float()
+    return logits.float().sigmoid() if has_independent_labels(config) else logits.float().softmax(dim=-1)
+
+
+def prediction_title(logits: Tensor, config: PretrainedConfig) -> str:
+    """The label of the highest score, `[labels]`, in words."""
+    score, number = label_scores(logits, config).max(dim=-1)
+    label = config.id2label[number.item()]
+    return f"predicted: {label} = {score:.3g}" if predicts_values(config) else f"predicted: {label} ({score:.2f})"
+
+
+def require_one_label(config: PretrainedConfig, name: str, purpose: str) -> None:
+    """Refuses a classifier whose labels don't exclude one another.
+
+    Args:
+        config: Of the classifier.
+        name: Folder or Hub name.
+        purpose: What needs one label an image.
+
+    Raises:
+        ValueError: Likewise.
+    """
+    if predicts_values(config) or has_independent_labels(config):
+        kind = f"problem_type {config.problem_type}" if config.problem_type else "a single label"
+        raise ValueError(f"{name} has {kind}: {purpose} needs a classifier that chooses one of several labels")
