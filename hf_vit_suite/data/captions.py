@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import datasets
@@ -15,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from .decoding import decode_image
+from .folders import is_image, visible_files
 from .loading import (
     IMAGE_COLUMNS,
     MOST_NAMED,
@@ -24,7 +24,7 @@ from .loading import (
     drop_unreadable,
     select_columns,
 )
-from .sources import find_column, open_source, standard_splits, visible_images
+from .sources import find_column, local_path, open_source, standard_splits
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ def clean_captions(text: str | bytes | Sequence[str | bytes] | None) -> dict[str
 
 def undescribed_images(source: str, loaded: dict[str, Dataset]) -> list[str]:
     """Images of a folder that its metadata files leave out, which `datasets` passes over."""
-    folder = Path(source).expanduser().absolute()  # as datasets has its paths
-    images = {str(path) for path in visible_images(folder)} if folder.is_dir() else set()
+    folder = local_path(source)
+    images = {str(path) for path in visible_files(folder) if is_image(path)} if folder.is_dir() else set()
     if not images:
         return []
     for data in loaded.values():
