@@ -64,9 +64,17 @@ def open_image(
     if source is None:
         raise ValueError("there are neither bytes nor a path")
     if isinstance(source, str) and "://" in source:  # streamed files and members of archives stay where they are
-        with fsspec.open(source, "rb") as file:
-            source = file.read()
+        source = file_bytes({"path": source})
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def file_bytes(image: Mapping) -> bytes:
+    """The encoded bytes of an image as `datasets.Image(decode=False)` gives it, from its file where it has a path."""
+    if image.get("bytes") is not None:
+        return image["bytes"]
+    path = image["path"]
+    with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
+        return file.read()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
