@@ -15,6 +15,8 @@ from .folders import ARCHIVE_BUILDERS, SPLIT_OF_NAME, builder_of_file, by_split_
 
 logger = logging.getLogger(__name__)
 
+MOST_SHARDS = 64
+
 
 def open_source(
     source: str, streaming: bool = False, needs: Literal["labels", "captions"] | None = "labels"
@@ -62,8 +64,10 @@ def refuse_beside_idx(folder: Path) -> None:
 
 
 def in_memory(splits: dict[str, Dataset], streaming: bool) -> dict[str, Dataset | IterableDataset]:
-    """Splits that are in memory already."""
-    return {split: data.to_iterable_dataset() if streaming else data for split, data in splits.items()}
+    """Splits that are in memory already; streams of several shards, so that workers can share them out."""
+    if not streaming:
+        return splits
+    return {split: data.to_iterable_dataset(min(len(data), MOST_SHARDS)) for split, data in splits.items()}
 
 
 class LocalFiles(DownloadManager):

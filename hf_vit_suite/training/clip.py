@@ -178,8 +178,8 @@ def load_pairs(arguments: CaptionDataArguments, seed: int) -> CaptionedImages:
     if arguments.caption_templates is None:
         if arguments.labels is not None:
             raise ValueError("--labels names what --caption_templates makes captions of: give both")
-        # A row a caption trains as a pair a row, so that an epoch sees every caption. Two rows of a batch that show one
-        # image are then contrasted with each other, which CLIP's loss always risks.
+        # A row a caption trains as a pair a row, so that an epoch sees every caption. Two rows of a batch that show
+        # one image are then contrasted with each other, which CLIP's loss always risks.
         return load_captioned_images(
             arguments.dataset, text_column=arguments.text_column, one_row_an_image=False, **shared
         )
