@@ -36,13 +36,15 @@ def training_rows(
     """The rows that a recipe trains on, transformed when they are read.
 
     Raises:
-        ValueError: If they are a stream and `arguments` don't say how long to train.
+        ValueError: If they are a stream without a readable image, or `arguments` don't say how long to train.
     """
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     if not isinstance(rows, IterableDataset):
         return AugmentedImages(rows, transform, seed)
     if arguments.max_steps <= 0:
         raise ValueError("a streamed data set has no length: say with --max_steps how long to train")
+    if next(iter(rows), None) is None:
+        raise ValueError("the streamed training data have no readable image: check --dataset")
     return AugmentedStream(rows, transform, seed)
 
 
