@@ -22,10 +22,12 @@ from .collation import ImageMixer, collate_images
 from .decoding import ImageDecodingError, decode_image
 from .loading import LabelledImages, UnlabelledImages, load_image_dataset, load_unlabelled_images, split_off
 from .multi_crop import MultiCropTransform, multi_crop_transform
+from .streaming import AugmentedStream
 from .tokenization import train_tokenizer
 
 __all__ = [
     "AugmentedImages",
+    "AugmentedStream",
     "CaptionCollator",
     "CaptionedImageTransform",
     "CaptionedImages",

@@ -1,6 +1,7 @@
 """From decoded images to model input: augmentation for training, the image processor itself for evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -159,7 +160,11 @@ def apply_transform(split: Dataset | IterableDataset, transform: RowTransform) -
 class AugmentedImages(torch.utils.data.Dataset):
     """Training rows whose random augmentation depends on the seed, the epoch and the row alone.
 
-    So it is the same for any number of worker processes, and a resumed run sees what an unbroken one sees.
+    So it is the same for any number of worker processes, and a resumed run sees what an unbroken one sees. The epoch
+    is in memory that worker processes share, as persistent workers keep the copy of the rows that they started with.
+
+    A Trainer of transformers tells the epoch in some setups only (one process, not resumed); give it
+    `callbacks=[AugmentationEpoch()]` for all of them.
 
     Args:
         split: Rows with the columns that the transform reads.
@@ -170,18 +175,35 @@ class AugmentedImages(torch.utils.data.Dataset):
     def __init__(self, split: Dataset, transform: RowTransform, seed: int):
         self.rows = split.with_transform(transform)
         self.seed = seed
-        self.epoch = 0
+        self.shared_epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ = state
+        self.shared_epoch.share_memory_()  # a copy or an unpickled object has memory of its own
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 0."""
+        return int(self.shared_epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws the augmentations of another epoch, numbered from 0."""
-        self.epoch = epoch
+        """Draws the augmentations of another epoch, numbered from 0; between two passes over the rows."""
+        self.shared_epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
         """The augmented row, `pixel_values` `[channels, height, width]` and what else the transform gives."""
-        seed = np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(seed))
+        with seeded(self.seed, self.epoch, index):
             return self.rows[index]
+
+
+@contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Draws torch's random numbers from a seed of these parts, and leaves its own state as it was."""
+    # Negative seeds, which torch takes, are taken modulo 2**64 as torch does.
+    parts = [part % 2**64 for part in entropy]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))
+        yield

@@ -1,9 +1,9 @@
 """Images with captions from any source, and their texts as token ids."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import datasets
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from .decoding import decode_image
+from .decoding import decode_image, file_bytes
+from .folders import is_image, visible_files
 from .loading import (
     IMAGE_COLUMNS,
     MOST_NAMED,
@@ -24,7 +25,7 @@ from .loading import (
     drop_unreadable,
     select_columns,
 )
-from .sources import find_column, open_source, standard_splits, visible_images
+from .sources import find_column, local_path, open_source, standard_splits
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def load_captioned_images(
     text_column: str | None = None,
     streaming: bool = False,
     strict_images: bool = False,
+    one_row_an_image: bool = True,
 ) -> CaptionedImages:
     """Loads images with captions.
 
@@ -66,6 +68,8 @@ def load_captioned_images(
         text_column: Column of the captions, each a string or a list of them; default one with a usual name.
         streaming: Read the data while it is used.
         strict_images: Stop at unreadable images and at images without a caption rather than skip them.
+        one_row_an_image: Gather the captions of rows that repeat an image, as COCO and Flickr30k are often given with
+            a row a caption. Streams keep their rows.
 
     Raises:
         ValueError: If nothing is there, the split or the columns can't be found or nothing is left, or, with
@@ -87,7 +91,26 @@ def load_captioned_images(
     described, bare = drop_bare(readable[split], undescribed_images(source, loaded), strict_images, source)
     if not len(described):
         raise ValueError(f"--dataset {source} has no readable image with a caption in its {split} split")
-    return CaptionedImages(described, skipped + bare)
+    return CaptionedImages(gather_captions(described) if one_row_an_image else described, skipped + bare)
+
+
+def gather_captions(rows: Dataset) -> Dataset:
+    """One row for each image, the same bytes or a file of the same bytes, with the captions of all its rows."""
+    digests = rows.map(
+        lambda image: {"digest": hashlib.sha256(file_bytes(image)).digest()},
+        input_columns="image",
+        remove_columns=rows.column_names,
+        desc="compare images",
+    )["digest"]
+    row_of: dict[bytes, int] = {}
+    captions: dict[int, list[str]] = {}
+    for number, (digest, texts) in enumerate(zip(digests, rows["text"], strict=True)):
+        captions.setdefault(row_of.setdefault(digest, number), []).extend(texts)
+    if len(captions) == len(rows):
+        return rows
+    logger.warning("%d rows show %d images: the captions of an image are taken together", len(rows), len(captions))
+    images = rows.select(list(captions)).remove_columns("text")
+    return images.add_column("text", list(captions.values())).cast(CAPTIONED)
 
 
 def clean_captions(text: str | bytes | Sequence[str | bytes] | None) -> dict[str, list[str]]:
@@ -99,8 +122,8 @@ def clean_captions(text: str | bytes | Sequence[str | bytes] | None) -> dict[str
 
 def undescribed_images(source: str, loaded: dict[str, Dataset]) -> list[str]:
     """Images of a folder that its metadata files leave out, which `datasets` passes over."""
-    folder = Path(source).expanduser().absolute()  # as datasets has its paths
-    images = {str(path) for path in visible_images(folder)} if folder.is_dir() else set()
+    folder = local_path(source)
+    images = {str(path) for path in visible_files(folder) if is_image(path)} if folder.is_dir() else set()
     if not images:
         return []
     for data in loaded.values():

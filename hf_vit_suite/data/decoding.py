@@ -8,8 +8,18 @@ from contextlib import AbstractContextManager, nullcontext
 
 import fsspec
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+# How an image is turned upright, by the value of EXIF's tag Orientation; 1 is upright already.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 WHITE = (255, 255, 255, 255)
 
@@ -33,11 +43,13 @@ def decode_image(source: Mapping | bytes | str | os.PathLike | Image.Image | Non
     """
     try:
         with warnings.catch_warnings():
+            # Broken metadata is no fault of the pixels, whatever Python's own filters make of a warning.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
             # An image large enough for Pillow's warning is an attack or a mistake; here it counts as unreadable.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with open_image(source) as image:
                 return upright_rgb(image)
-    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError, Warning) as error:
+    except Exception as error:  # on broken files Pillow's readers raise every kind, from struct.error to KeyError
         raise ImageDecodingError(f"{image_name(source)} is no readable image: {reason(error, source)}") from error
 
 
@@ -52,14 +64,24 @@ def open_image(
     if source is None:
         raise ValueError("there are neither bytes nor a path")
     if isinstance(source, str) and "://" in source:  # streamed files and members of archives stay where they are
-        with fsspec.open(source, "rb") as file:
-            source = file.read()
+        source = file_bytes({"path": source})
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def file_bytes(image: Mapping) -> bytes:
+    """The encoded bytes of an image as `datasets.Image(decode=False)` gives it, from its file where it has a path."""
+    if image.get("bytes") is not None:
+        return image["bytes"]
+    path = image["path"]
+    with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
+        return file.read()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A PIL image of any mode, turned as its EXIF says, as 8-bit RGB."""
-    image = ImageOps.exif_transpose(image)
+    image.load()  # before the metadata: Pillow turns a TIFF itself, and then takes the orientation out
+    turn = UPRIGHT.get(orientation(image))
+    image = image.copy() if turn is None else image.transpose(turn)
     if image.mode in SIXTEEN_BIT_MODES:
         return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -75,14 +97,27 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image
 
 
+def orientation(image: Image.Image) -> int:
+    """EXIF's Orientation of a loaded image; 1, upright, where there is none or the metadata can't be read.
+
+    `ImageOps.exif_transpose` would write the other tags anew, which fails on tags whose type or value is wrong.
+    """
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's EXIF, TIFF and XMP readers raise every kind
+        return 1
+
+
 def reason(error: Exception, source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> str:
     """Why a source can't be decoded, in one line that does not repeat its name."""
     if is_empty(source):
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "it is in no image format that Pillow knows"
-    message = getattr(error, "strerror", None) or str(error)
-    return " ".join(message.split()) or type(error).__name__
+    message = " ".join(str(getattr(error, "strerror", None) or error).split())
+    if isinstance(error, OSError | ValueError | SyntaxError | RuntimeError | Warning) and message:
+        return message
+    return f"{type(error).__name__} {message}".strip()  # such as KeyError, whose message is a number alone
 
 
 def image_name(source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> str:

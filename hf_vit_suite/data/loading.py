@@ -1,9 +1,7 @@
 """Images from any source, as `datasets` splits with the columns `image` and, where they are asked for, `label`."""
 
 import logging
-import zlib
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import datasets
 import numpy as np
@@ -11,6 +9,7 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 
 from .decoding import ImageDecodingError, decode_image
 from .sources import find_column, open_source, standard_splits
+from .streaming import image_number
 
 logger = logging.getLogger(__name__)
 
@@ -277,22 +276,13 @@ def stream(
 
 @dataclass(frozen=True)
 class IsInShare:
-    """Whether an image's hash, from 0 to 1, lies from `start` up to `end`.
-
-    An index would not do: workers and shuffling number the rows anew, so that splits would overlap.
-    """
+    """Whether an image's hash, from 0 to 1, lies from `start` up to `end`."""
 
     start: float
     end: float
 
     def __call__(self, image: dict | None) -> bool:
-        image = image or {}
-        if image.get("bytes") is not None:
-            key = image["bytes"]
-        else:  # the class folder and the file, wherever the data set lies
-            path = PurePosixPath((image.get("path") or "").split("::")[0])
-            key = "/".join(path.parts[-2:]).encode()
-        return self.start <= zlib.crc32(key) / 2**32 < self.end
+        return self.start <= image_number(image) / 2**32 < self.end
 
 
 @dataclass(frozen=True)

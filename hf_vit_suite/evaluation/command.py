@@ -315,9 +315,9 @@ def run_retrieval(arguments: argparse.Namespace) -> None:
         strict_images=arguments.strict_images,
     )
     captions = data.rows["text"][:]
-    texts = towers.encode_texts(
-        [text for of_image in captions for text in of_image], arguments.batch_size, arguments.bf16
-    )
+    words = [text for of_image in captions for text in of_image]
+    number_of = {text: number for number, text in enumerate(dict.fromkeys(words))}
+    texts = towers.encode_texts(words, arguments.batch_size, arguments.bf16)
     owners = torch.repeat_interleave(torch.tensor([len(of_image) for of_image in captions]))
     images, _ = run_over_images(
         towers.encode_images,
@@ -328,8 +328,14 @@ def run_retrieval(arguments: argparse.Namespace) -> None:
         arguments.bf16,
         arguments.split,
     )
-    report = retrieval_report(images, texts, owners)
-    counts = {"images": len(images), "captions": len(texts), "skipped_images": data.skipped}
+    wordings = torch.tensor([number_of[text] for text in words])
+    report = retrieval_report(images, texts, owners, wordings)
+    counts = {
+        "images": len(images),
+        "captions": len(texts),
+        "distinct_captions": len(number_of),
+        "skipped_images": data.skipped,
+    }
     write(arguments, {"metrics": report, "split": arguments.split, **counts}, {})
     for name, metrics in report.items():
         recalls = ", ".join(f"R@{most} {metrics[f'recall@{most}']:.4f}" for most in RANKS)

@@ -188,7 +188,11 @@ def load_pairs(arguments: CaptionDataArguments, seed: int) -> CaptionedImages:
     if arguments.caption_templates is None:
         if arguments.labels is not None:
             raise ValueError("--labels names what --caption_templates makes captions of: give both")
-        return load_captioned_images(arguments.dataset, text_column=arguments.text_column, **shared)
+        # A row a caption trains as a pair a row, so that an epoch sees every caption. Two rows of a batch that show
+        # one image are then contrasted with each other, which CLIP's loss always risks.
+        return load_captioned_images(
+            arguments.dataset, text_column=arguments.text_column, one_row_an_image=False, **shared
+        )
     if arguments.streaming or arguments.text_column is not None:
         raise ValueError("--caption_templates makes captions of labels: leave --streaming and --text_column out")
     data = load_image_dataset(arguments.dataset, seed=seed, **shared)

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..data import AugmentedImages, ImageMixer, RowTransform, apply_transform
+from ..data import AugmentedImages, AugmentedStream, ImageMixer, RowTransform
 from .arguments import RecipeArguments
 from .distillation import Teacher, distillation_loss
 from .ema import WeightAverage
@@ -18,7 +19,10 @@ from .optimization import decayed_parameter_names, layer_decay_groups
 
 
 class AugmentationEpoch(TrainerCallback):
-    """Tells the training rows which epoch it is; accelerate's loader does so in one process only."""
+    """Tells `AugmentedImages` which epoch it is, in any Trainer of transformers.
+
+    accelerate's loader does so too, but neither in several processes nor in the epoch in which a run resumes.
+    """
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader, **kwargs
@@ -61,17 +65,20 @@ class SkippedSteps(TrainerCallback):
 
 def training_rows(
     rows: Dataset | IterableDataset, transform: RowTransform, arguments: TrainingArguments
-) -> AugmentedImages | IterableDataset:
+) -> AugmentedImages | AugmentedStream:
     """The rows that a recipe trains on, transformed when they are read.
 
     Raises:
-        ValueError: If they are a stream and `arguments` don't say how long to train.
+        ValueError: If they are a stream without a readable image, or `arguments` don't say how long to train.
     """
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     if not isinstance(rows, IterableDataset):
-        return AugmentedImages(rows, transform, arguments.data_seed or arguments.seed)
+        return AugmentedImages(rows, transform, seed)
     if arguments.max_steps <= 0:
         raise ValueError("a streamed data set has no length: say with --max_steps how long to train")
-    return apply_transform(rows, transform)
+    if next(iter(rows), None) is None:
+        raise ValueError("the streamed training data have no readable image: check --dataset")
+    return AugmentedStream(rows, transform, seed)
 
 
 class SuiteTrainer(Trainer):
@@ -109,6 +116,24 @@ class SuiteTrainer(Trainer):
             raise ValueError(
                 f"this method needs one process a GPU, got one for {self.args.n_gpu}: start it by `accelerate launch`"
             )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of the training rows; of a stream each process reads a part of its own.
+
+        accelerate would let the first process read for all, which batches of texts of different lengths don't allow.
+        """
+        if not isinstance(self.train_dataset, AugmentedStream):
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset.part(self.args.process_index, self.args.world_size),
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return sorted(decayed_parameter_names(model, self.decays_tokens))

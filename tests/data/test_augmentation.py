@@ -125,3 +125,29 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone():
     torch.set_rng_state(state)
     AugmentedImages(split, transform, 1)[0]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# Workers of the other start methods take seconds to start, and those that don't persist get the epoch when they do.
+@pytest.mark.parametrize(
+    ("method", "workers", "persistent"),
+    [
+        (None, 0, False),
+        *(("fork", workers, persistent) for workers in (1, 2) for persistent in (False, True)),
+        *((method, 2, True) for method in ("spawn", "forkserver")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_every_epoch_has_its_own_augmentation_in_every_kind_of_worker(method, workers: int, persistent: bool):
+    split = load_image_dataset("digits").splits["test"].select(range(12))
+    transform = ImageTransform(training_transform(ViTImageProcessor(size={"height": 8, "width": 8}), rand_augment=9))
+    reference = AugmentedImages(split, transform, 1)
+    rows = pickle.loads(pickle.dumps(reference))  # the copy shares memory with its own workers alone
+    loader = torch.utils.data.DataLoader(
+        rows, batch_size=2, num_workers=workers, persistent_workers=persistent, multiprocessing_context=method
+    )
+    for epoch in (0, 1, 5):
+        rows.set_epoch(epoch)
+        found = torch.cat([batch["pixel_values"] for batch in loader])
+        reference.set_epoch(epoch)
+        torch.testing.assert_close(found, torch.stack([reference[index]["pixel_values"] for index in range(12)]))
+        next(iter(loader))  # prefetched batches of an epoch that is broken off stay in that epoch

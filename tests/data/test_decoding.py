@@ -1,7 +1,9 @@
 """Every kind of picture file that users have."""
 
+import contextlib
 import io
 import os
+import struct
 import zipfile
 from pathlib import Path
 
@@ -154,3 +156,48 @@ def test_member_of_an_archive_is_read_in_place(tmp_path: Path):
     assert np.array_equal(np.asarray(decoded), gradient())
     with pytest.raises(ImageDecodingError, match=r"cat/1\.png"):
         decode_image(f"zip://cat/1.png::{tmp_path}/pictures.zip")
+
+
+def exif_with(*extra: bytes, orientation: bytes = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)) -> bytes:
+    """An EXIF block of Orientation 6 (turned by a quarter) and other entries of 12 bytes each."""
+    entries = [orientation, *extra]
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        struct.pack("<HHI4s", 0x011A, 2, 4, b"72\0\0"),  # a resolution that is text
+        struct.pack("<HHI4s", 0x0128, 2, 2, b"2\0\0\0"),  # a unit that is text
+        struct.pack("<HHII", 0x0100, 4, 3, 1),  # three values where the block ends
+        struct.pack("<HHII", 0x8769, 4, 1, 8),  # a sub-block that is the block itself
+        struct.pack("<HHII", 0x8825, 4, 1, 60000),  # a sub-block behind the end
+    ],
+    ids=["text resolution", "text unit", "wrong count", "loop", "bad pointer"],
+)
+def test_broken_exif_tag_loses_neither_pixels_nor_orientation(kind: str, entry: bytes):
+    stored = np.ascontiguousarray(np.rot90(gradient(), 1))
+    decoded = decode_image(encoded(Image.fromarray(stored), format=kind, quality=100, exif=exif_with(entry)))
+    assert np.abs(np.asarray(decoded).astype(int) - gradient()).max() <= 12
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [b"Exif\0\0garbage!", exif_with(orientation=struct.pack("<HHI4s", 0x0112, 2, 4, b"up\0\0"))],
+    ids=["no TIFF", "text orientation"],
+)
+def test_image_whose_orientation_is_unreadable_is_read_as_stored(exif: bytes):
+    decoded = decode_image(encoded(Image.fromarray(gradient()), format="JPEG", quality=100, exif=exif))
+    assert np.abs(np.asarray(decoded).astype(int) - gradient()).max() <= 12
+
+
+@pytest.mark.parametrize("kind", range(1, 14))
+def test_tiff_whose_tags_have_wrong_types_is_an_image_or_one_line(kind: int):
+    whole = encoded(Image.fromarray(gradient()), format="TIFF")
+    (start,) = struct.unpack_from("<I", whole, 4)
+    (count,) = struct.unpack_from("<H", whole, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        damaged = whole[: entry + 2] + struct.pack("<H", kind) + whole[entry + 4 :]
+        with contextlib.suppress(ImageDecodingError):
+            assert decode_image(damaged).mode == "RGB"

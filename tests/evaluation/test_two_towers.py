@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import open_clip
 import pytest
 import torch
+from datasets import Dataset
 from families import TINY_CLIP_TEXT, TINY_CLIP_VISION
 from PIL import Image
 from references_of_training import assert_one_line_error, make_colours, save_tiny_classifier
@@ -271,3 +273,52 @@ def test_commands_predict_and_explain_by_texts(run_command, colours: Path, tmp_p
         assert figure.width > 2 * figure.height
     result = run_command("predict", folder, picture, "--labels", "red,,blue", check=False)
     assert_one_line_error(result, "--labels takes names with commas between, none of them empty, got 'red,,blue'")
+
+
+def test_captions_that_read_the_same_are_right_for_each_image_that_has_them():
+    images = torch.eye(3)
+    # Two captions of equal words belong to the first and the second image; the third has its own.
+    texts = torch.stack((images[0] + images[1], images[0] + images[1], images[2]))
+    owners, wordings = torch.arange(3), torch.tensor([0, 0, 1])
+    report = retrieval_report(images, texts, owners, wordings)
+    assert report["image_to_text"]["recall@1"] == 1
+    assert report["text_to_image"]["recall@1"] == pytest.approx(1 / 3)  # of the two images one is the caption's own
+    assert retrieval_report(images, texts, owners)["image_to_text"]["recall@1"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("kind", ["one file", "files", "bytes"])
+def test_retrieval_of_a_row_a_caption_equals_that_of_lists(kind: str, colours: Path, tmp_path: Path, capsys):
+    folder = save_clip(tmp_path / "clip", "suite")
+    files = sorted(colours.rglob("*.png"))
+    captions = {file: [f"{file.parent.name} {file.stem}", f"a {file.parent.name} thing {file.stem}"] for file in files}
+
+    def source(name: str, rows: list[tuple[Path, object]]) -> Path:
+        (tmp_path / name).mkdir()
+        if kind == "bytes":
+            columns = {"image": [{"bytes": file.read_bytes(), "path": None} for file, _ in rows]}
+            columns["text"] = [text for _, text in rows]
+            Dataset.from_dict(columns).cast_column("image", datasets.Image()).to_parquet(
+                tmp_path / name / "test.parquet"
+            )
+            return tmp_path / name
+        lines = []
+        for number, (file, text) in enumerate(rows):
+            stem = file.relative_to(colours).with_suffix("") if kind == "one file" else Path(str(number))
+            copy = tmp_path / name / "train" / f"{stem}.png"
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+            lines.append(json.dumps({"file_name": str(copy.relative_to(tmp_path / name / "train")), "text": text}))
+        (tmp_path / name / "train" / "metadata.jsonl").write_text("\n".join(lines))
+        return tmp_path / name
+
+    lists = source("lists", [(file, captions[file]) for file in files])
+    rows = source("rows", [(file, text) for number in (0, 1) for file in files for text in [captions[file][number]]])
+    written = []
+    for data in (lists, rows):
+        run(["retrieval", str(folder), "--dataset", str(data), "--split", "train", "--output_dir",
+             str(tmp_path / f"{data.name}_out")])  # fmt: skip
+        written.append(json.loads((tmp_path / f"{data.name}_out" / "metrics.json").read_text()))
+        assert "on 15 images and 30 captions" in capsys.readouterr().out
+    expected, found = (report["metrics"] for report in written)
+    for way, metrics in expected.items():
+        assert found[way] == pytest.approx(metrics), way
