@@ -6,9 +6,9 @@ Source: Caron et al. 2021, arXiv 2104.14294, section 3 and its code; a step is c
 from dataclasses import dataclass, field
 
 import torch
-from datasets import IterableDataset
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils.generic import ModelOutput
 

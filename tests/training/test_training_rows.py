@@ -73,8 +73,8 @@ def test_plain_trainer_draws_another_augmentation_each_epoch_and_when_resumed(tm
         seen.clear()
         arguments = TrainingArguments(
             output_dir=str(tmp_path / "out"), per_device_train_batch_size=4, max_steps=9, save_steps=4,
-            report_to="none", remove_unused_columns=False, use_cpu=True, dataloader_num_workers=workers, disable_tqdm=True,
-            dataloader_persistent_workers=workers > 0, dataloader_pin_memory=False,
+            report_to="none", remove_unused_columns=False, use_cpu=True, dataloader_num_workers=workers,
+            dataloader_persistent_workers=workers > 0, dataloader_pin_memory=False, disable_tqdm=True,
         )  # fmt: skip
         rows = AugmentedImages(split, transform, 1)
         model = tiny_classifier(id2label={number: str(number) for number in range(10)})
