@@ -29,7 +29,7 @@ RECIPES = {
         "decoder_intermediate_size=32",
     ),
     "dino": (
-        "pretrain", "dino", "--local_crops", "2", "--config_overrides",
+        "pretrain", "dino", "--local_crops", "2", "--drop_path_rate", "0", "--config_overrides",
         f"{SMALL},head_hidden_size=32,head_bottleneck_size=16,num_prototypes=64",
     ),
     "clip": (
@@ -46,6 +46,7 @@ QUICK = ("--per_device_train_batch_size", "8", "--logging_steps", "1", "--report
 def test_persistent_workers_train_as_one_process_does(run_command, tmp_path: Path, recipe: str):
     colours = make_colours(tmp_path / "colours", images_a_class=8)
     found = []
+    # Without stochastic depth: a loader with persistent workers draws from the training's random state only once.
     for name, workers in (
         ("alone", ()),
         ("workers", ("--dataloader_num_workers", "2", "--dataloader_persistent_workers", "True")),
@@ -74,7 +75,7 @@ def test_plain_trainer_draws_another_augmentation_each_epoch_and_when_resumed(tm
         arguments = TrainingArguments(
             output_dir=str(tmp_path / "out"), per_device_train_batch_size=4, max_steps=9, save_steps=4,
             report_to="none", remove_unused_columns=False, use_cpu=True, dataloader_num_workers=workers,
-            dataloader_persistent_workers=workers > 0, dataloader_pin_memory=False, disable_tqdm=True,
+            disable_tqdm=True, dataloader_persistent_workers=workers > 0, dataloader_pin_memory=False,
         )  # fmt: skip
         rows = AugmentedImages(split, transform, 1)
         model = tiny_classifier(id2label={number: str(number) for number in range(10)})
