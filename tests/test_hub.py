@@ -15,7 +15,7 @@ from hub_server import TOKEN, Hub, hub_fixture, serve  # noqa: F401 (a fixture)
 from huggingface_hub import ModelCard
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 120  # seconds for a process
+TIMEOUT = 300  # seconds for a process
 CODE = {
     "modeling_vit.py",
     "configuration_trunk.py",

@@ -42,7 +42,7 @@ def form(is_third: bool) -> Form:
             and has_published_blocks(config)
             and config.representation_size is None
             and config.pooling == "cls"
-            and not config.use_mask_token
+            and not config.has_mask_token
             and config.mlp_type == "gelu"
             and (config.layer_scale_init_value is not None) == is_third
         ),

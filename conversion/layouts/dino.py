@@ -133,7 +133,7 @@ def is_plain(config: SuiteViTConfig) -> bool:
         and config.representation_size is None
         and config.mlp_type == "gelu"
         and config.layer_scale_init_value is None
-        and not (config.use_mask_token or config.num_register_tokens or config.use_distillation_token)
+        and not (config.has_mask_token or config.num_register_tokens or config.use_distillation_token)
     )
 
 

@@ -84,7 +84,7 @@ def holds(config: SuiteViTConfig) -> bool:
         and config.pooling == "cls"
         and config.representation_size is None
         and config.layer_scale_init_value is not None
-        and config.use_mask_token
+        and config.has_mask_token
         and not config.use_distillation_token
     )
 

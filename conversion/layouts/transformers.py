@@ -295,7 +295,7 @@ def dinov2_settings(config: SuiteViTConfig, architecture: str) -> dict[str, Any]
         registers = {"num_register_tokens": config.num_register_tokens}
         architecture = architecture.replace("Dinov2", "Dinov2WithRegisters")
         return their_settings("dinov2_with_registers", architecture, config, **fields, **registers)
-    return their_settings("dinov2", architecture, config, **fields, use_mask_token=config.use_mask_token)
+    return their_settings("dinov2", architecture, config, **fields, use_mask_token=config.has_mask_token)
 
 
 def mae_settings(config: SuiteMAEConfig, architecture: str) -> dict[str, Any]:

@@ -51,11 +51,6 @@ class SuiteDINOConfig(SuiteViTConfig):
     koleo_weight: float = 0.0
     patch_loss_weight: float = 0.0
 
-    def __post_init__(self, **kwargs):
-        if self.patch_loss_weight:
-            self.use_mask_token = True
-        super().__post_init__(**kwargs)
-
     def check(self) -> None:
         super().check()
         self._check_positive(HEAD_SIZES)
@@ -71,8 +66,11 @@ class SuiteDINOConfig(SuiteViTConfig):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.pooling != "cls" or self.use_distillation_token:
             raise ValueError("DINO trains the class token: pooling must be 'cls' and use_distillation_token False")
-        if self.patch_loss_weight and not self.use_mask_token:
-            raise ValueError(f"patch_loss_weight {self.patch_loss_weight} needs use_mask_token=True")
+
+    @property
+    def has_mask_token(self) -> bool:
+        """Whether the embeddings have a mask token, which the patch loss needs."""
+        return self.use_mask_token or self.patch_loss_weight > 0
 
     def encoder_config(self, **fields) -> SuiteViTConfig:
         """The backbone as a plain vision transformer, to go on with its weights.

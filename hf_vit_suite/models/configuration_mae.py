@@ -47,7 +47,7 @@ class SuiteMAEConfig(TrunkConfig):
     use_distillation_token = False
     num_register_tokens = 0
     num_prefix_tokens = 1
-    use_mask_token = False
+    has_mask_token = False
     use_patch_bias = True
     use_pre_norm = False
     position_embedding_type = "sincos"

@@ -41,8 +41,11 @@ class SuiteConfig(PreTrainedConfig):
         Raises:
             ValueError: Naming the field, its value and what is allowed.
         """
-        for part in self.sub_configs:
-            getattr(self, part).check()
+        for name, part_class in self.sub_configs.items():
+            part = getattr(self, name)
+            if not isinstance(part, SuiteConfig):
+                raise ValueError(f"{name} must be a {part_class.__name__}, got {type(part).__name__}")
+            part.check()
 
     def _check_positive(self, names: tuple[str, ...]) -> None:
         """Refuses values below 1."""

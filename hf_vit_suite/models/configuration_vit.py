@@ -65,8 +65,12 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs):
-        kwargs.pop("stage_names", None)  # transformers' backbones save what follows from the depth
-        self.set_output_features_output_indices(kwargs.pop("out_features", None), kwargs.pop("out_indices", None))
+        stage_names = kwargs.pop("stage_names", None)
+        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
+        # Files that hold stage names hold the default stage too, as if it had been chosen.
+        if stage_names is not None and out_features == stage_names[-1:]:
+            out_features = out_indices = None
+        self.set_output_features_output_indices(out_features, out_indices)
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
@@ -123,10 +127,16 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
         pooled = self.representation_size or self.hidden_size
         return pooled + (self.classifier_layers - 1 + int(self.classifier_patch_mean)) * self.hidden_size
 
+    @property
+    def has_mask_token(self) -> bool:
+        """Whether the embeddings have a mask token."""
+        return self.use_mask_token
+
     def vit_fields(self) -> dict:
         """What makes a plain vision transformer like this one, without what a family adds."""
         names = (*TRUNK_FIELDS, *SuiteViTConfig.__annotations__)
-        return {name: getattr(self, name) for name in names if not name.startswith("_")}
+        fields = {name: getattr(self, name) for name in names if not name.startswith("_")}
+        return fields | {"use_mask_token": self.has_mask_token}
 
     def _check_choices(self) -> None:
         for name, allowed in CHOICES.items():

@@ -135,6 +135,7 @@ class Embeddings(nn.Module):
         self.antialias = config.position_interpolation_antialias
         self.offset = config.position_interpolation_offset
         self.num_positioned_prefix_tokens = 1 + int(config.use_distillation_token)
+        self.has_fixed_positions = config.position_embedding_type != "learned"
         num_positions = self.num_positioned_prefix_tokens + self.grid[0] * self.grid[1]
 
         self.patch_embeddings = PatchEmbedding(config)
@@ -143,15 +144,17 @@ class Embeddings(nn.Module):
         self.register_tokens = (
             nn.Parameter(torch.zeros(1, config.num_register_tokens, hidden)) if config.num_register_tokens else None
         )
-        self.mask_token = nn.Parameter(torch.zeros(1, hidden)) if config.use_mask_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, hidden)) if config.has_mask_token else None
         self.position_embeddings = nn.Parameter(
-            torch.zeros(1, num_positions, hidden), requires_grad=config.position_embedding_type == "learned"
+            torch.zeros(1, num_positions, hidden), requires_grad=not self.has_fixed_positions
         )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Positions of class and distillation token `[1, 1 or 2, hidden]`, and of a patch grid `[1, h*w, hidden]`."""
-        prefix, patches = self.position_embeddings.tensor_split([self.num_positioned_prefix_tokens], dim=1)
+        # Detached, a fixed table gets no gradient even where a caller made every parameter trainable.
+        table = self.position_embeddings.detach() if self.has_fixed_positions else self.position_embeddings
+        prefix, patches = table.tensor_split([self.num_positioned_prefix_tokens], dim=1)
         return prefix, resize_position_table(patches, self.grid, grid, self.antialias, self.offset)
 
     def prefix_tokens(self, prefix_positions: Tensor) -> Tensor:

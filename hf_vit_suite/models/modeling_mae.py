@@ -136,7 +136,7 @@ class Decoder(nn.Module):
         Returns:
             `[batch, masked, patch_size * patch_size * channels]`; the visible patches' follow where they are wanted.
         """
-        class_position, positions = self.position_embeddings.tensor_split([1], dim=1)
+        class_position, positions = self.position_embeddings.detach().tensor_split([1], dim=1)
         positions = resize_position_table(positions, self.grid, grid)[0]
         class_token, seen = self.embed(encoded).tensor_split([1], dim=1)
         # Attention knows no order: with the wanted tokens in front the last block computes no other.

@@ -10,7 +10,8 @@ class SuitePreTrainedModel(PreTrainedModel):
     """Base of every family's `PreTrainedModel`.
 
     The encoder is called `vit` in every class that has a head, so that its weights go from one family to another.
-    Parameters that a constructor freezes (a teacher, fixed positions) stay frozen however the model is loaded.
+    Parameters that a constructor freezes (a teacher, fixed positions) stay frozen however the model is loaded. Where a
+    caller makes them trainable one by one, they still get no gradient: forward detaches them.
     """
 
     base_model_prefix = "vit"

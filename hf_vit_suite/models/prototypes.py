@@ -27,11 +27,16 @@ class Prototypes(nn.Module):
         super().__init__()
         self.direction = nn.Parameter(torch.empty(config.num_prototypes, config.head_bottleneck_size))
         self.gain = nn.Parameter(torch.ones(config.num_prototypes, 1), requires_grad=config.head_learned_gain)
+        self.has_learned_gain = config.head_learned_gain
+
+    def lengths(self) -> Tensor:
+        """`gain`, `[prototypes, 1]`, without gradient where the lengths are fixed, whoever made it trainable."""
+        return self.gain if self.has_learned_gain else self.gain.detach()
 
     def scale(self) -> Tensor:
         """What turns directions into prototypes, `[prototypes]`: gain over length; float32 or wider."""
         length = torch.linalg.vector_norm(self.direction, dim=1, dtype=wide(self.direction.dtype))
-        return self.gain.squeeze(1) / length
+        return self.lengths().squeeze(1) / length
 
     def forward(self, features: Tensor) -> Tensor:
         """`[..., bottleneck]` of length 1 -> logits `[..., prototypes]`."""
@@ -164,7 +169,7 @@ def cross_entropy(
     Returns:
         A scalar; its gradients reach `student`, the directions and, where they are learned, the gains.
     """
-    return CrossEntropy.apply(student, prototypes.direction, prototypes.gain, temperature, weights, *targets)
+    return CrossEntropy.apply(student, prototypes.direction, prototypes.lengths(), temperature, weights, *targets)
 
 
 class CrossEntropy(torch.autograd.Function):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -189,7 +188,7 @@ def reload_difference(trainer: SuiteTrainer, auto_class: type, output: Callable[
     # On the same device: another one, and the reduced precision of its products, would count as a difference.
     reloaded = auto_class.from_pretrained(trainer.args.output_dir).to(trained.device).eval()
     expected, found = output(trained), output(reloaded)
-    difference = ((found - expected).abs().max() / expected.abs().max()).item()
-    if not math.isfinite(difference):
+    if not (expected.isfinite().all() and found.isfinite().all()):
         raise ValueError("an output of the trained or the reloaded model is not finite")
-    return difference
+    largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)  # against 0 / 0
+    return ((found - expected).abs().max() / largest).item()

@@ -187,7 +187,7 @@ def test_a_hub_name_is_loaded_and_converted(tmp_path: Path):
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=300,
             )
             assert result.returncode == 0, result.stderr
 

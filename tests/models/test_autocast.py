@@ -3,13 +3,14 @@
 Measured as the norm of the difference from the same model in float32, over the norm in float32.
 """
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from families import TINY_CLIP_TEXT, dino_inputs
+from families import TINY_CLIP_TEXT
 from lightly.loss import DINOLoss
 from references import (
     from_timm,
@@ -20,7 +21,7 @@ from references import (
     randomise,
 )
 from test_dino import build as build_dino
-from test_dino import lightly_head, whole_logits
+from test_dino import crops, lightly_head, whole_logits
 from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
@@ -43,8 +44,9 @@ from hf_vit_suite import (
     preset_config,
 )
 
-# Rounding is random: of two models that round at the same places neither is better by more than this.
-MARGIN = 1.25
+# Rounding is random: of two models that round at the same places neither is better by more than this. Where the
+# residual stream is bfloat16 the errors are 1.5 to 1.9 times as large.
+MARGIN = 1.35
 SIZES = {"hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 384}
 IMAGE = {"image_size": 64, "patch_size": 8}
 
@@ -65,11 +67,15 @@ def rounding_errors(model: nn.Module, call: Call) -> Tensor:
     return torch.stack([(rough - exact).norm() / exact.norm() for exact, rough in zip(*results, strict=True)])
 
 
-def assert_no_rougher(ours: nn.Module, call: Call, theirs: nn.Module, their_call: Call) -> None:
+def assert_errors_no_larger(found: Tensor, expected: Tensor) -> None:
     """Every error but the loss's, which is one number: there only chance decides which of two is nearer."""
-    found, expected = rounding_errors(ours, call), rounding_errors(theirs, their_call)
     assert (found[1:] <= MARGIN * expected[1:]).all(), (found, expected)
     assert found[0] < 0.01
+
+
+def assert_no_rougher(ours: nn.Module, call: Call, theirs: nn.Module) -> None:
+    """Our model's errors beside its reference's."""
+    assert_errors_no_larger(rounding_errors(ours, call), rounding_errors(theirs, call))
 
 
 def pictures(batch: int = 8) -> Tensor:
@@ -90,7 +96,7 @@ def test_classifier_rounds_no_more_than_timms():
     config = preset_config("vit_tiny_patch16_224", **IMAGE, num_labels=8)
     ours = SuiteViTForImageClassification(config).eval()
     ours.load_state_dict(from_timm(theirs.state_dict()))
-    assert_no_rougher(ours, classify, theirs, classify)
+    assert_no_rougher(ours, classify, theirs)
 
 
 def test_classifier_rounds_no_more_than_transformers():
@@ -98,7 +104,7 @@ def test_classifier_rounds_no_more_than_transformers():
     config = preset_config("vit_tiny_patch16_224", **SIZES, **IMAGE, num_labels=8)
     ours = SuiteViTForImageClassification(config).eval()
     ours.load_state_dict(from_transformers_vit(theirs.state_dict()))
-    assert_no_rougher(ours, classify, theirs, classify)
+    assert_no_rougher(ours, classify, theirs)
 
 
 @pytest.mark.parametrize("is_masked", [False, True])
@@ -113,7 +119,7 @@ def test_dinov2_with_registers_rounds_no_more_than_transformers(is_masked: bool)
         tokens = model(pictures(), bool_masked_pos=mask).last_hidden_state
         return (tokens.float() * torch.linspace(-1, 1, tokens[0].numel()).view_as(tokens[0])).square().mean(), tokens
 
-    assert_no_rougher(ours, encode, theirs, encode)
+    assert_no_rougher(ours, encode, theirs)
 
 
 def test_masked_autoencoder_rounds_no_more_than_transformers():
@@ -128,7 +134,7 @@ def test_masked_autoencoder_rounds_no_more_than_transformers():
         outputs = model(pictures(), noise=noise)
         return outputs.loss, outputs.logits * outputs.mask.unsqueeze(-1)
 
-    assert_no_rougher(ours, reconstruct, theirs, reconstruct)
+    assert_no_rougher(ours, reconstruct, theirs)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
@@ -148,23 +154,30 @@ def test_clip_rounds_no_more_than_transformers(activation: str):
         outputs = model(input_ids=input_ids, pixel_values=pictures(), return_loss=True)
         return outputs.loss, outputs.image_embeds, outputs.text_embeds
 
-    assert_no_rougher(ours, compare, theirs, compare)
+    assert_no_rougher(ours, compare, theirs)
 
 
 def test_dino_rounds_no_more_than_lightlys_head_and_loss():
-    ours, theirs = build_dino(), build_dino()
-    theirs.student_head = lightly_head(theirs.student_head, theirs.config)
-    theirs.teacher_head = lightly_head(theirs.teacher_head, theirs.config)
-    loss = DINOLoss(ours.config.num_prototypes, 0.04, 0.04, 0)
-    inputs = dino_inputs(ours)
+    """The mean over networks, as the error of a single small one under a low temperature is left to chance."""
+    inputs, errors = crops(images=16), []
+
+    def logits(model: nn.Module) -> Tensor:
+        return torch.cat([crop.float() for crop in whole_logits(model, inputs)[1]])
 
     def of_ours(model: nn.Module) -> tuple[Tensor, Tensor]:
-        found = model(**inputs, teacher_temperature=0.04).loss
-        return found, found
+        return model(**inputs, teacher_temperature=0.04).loss, logits(model)
 
     def of_lightly(model: nn.Module) -> tuple[Tensor, Tensor]:
         loss.center.copy_(model.center.logits)
-        found = loss(*whole_logits(model, inputs))
-        return found, found
+        return loss(*whole_logits(model, inputs)), logits(model)
 
-    assert_no_rougher(ours, of_ours, theirs, of_lightly)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        ours = build_dino()
+        theirs = copy.deepcopy(ours)
+        theirs.student_head = lightly_head(theirs.student_head, theirs.config)
+        theirs.teacher_head = lightly_head(theirs.teacher_head, theirs.config)
+        loss = DINOLoss(ours.config.num_prototypes, 0.04, 0.04, 0)
+        errors.append([rounding_errors(ours, of_ours), rounding_errors(theirs, of_lightly)])
+    found, expected = (torch.stack(part).mean(dim=0) for part in zip(*errors, strict=True))
+    assert_errors_no_larger(found, expected)

@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 from families import TINY_CLIP_TEXT, TINY_CLIP_VISION, TINY_DINO, TINY_MAE, TINY_VIT
-from transformers import AutoModel, AutoModelForPreTraining
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from hf_vit_suite import (
     SuiteCLIPConfig,
     SuiteCLIPModel,
     SuiteDINOConfig,
+    SuiteDINOForPreTraining,
     SuiteMAEConfig,
     SuiteViTBackbone,
     SuiteViTConfig,
@@ -171,7 +172,7 @@ def test_backbone_returns_the_last_stage_of_a_depth_that_changed():
         (SuiteViTConfig(**TINY_VIT), "hidden_size", 33, "hidden_size must be a multiple of num_attention_heads"),
         (SuiteViTConfig(**TINY_VIT), "pooling", "max", "pooling must be one of cls, mean, got 'max'"),
         (SuiteMAEConfig(**TINY_MAE), "decoder_hidden_size", 15, "decoder_hidden_size must be a multiple"),
-        (SuiteDINOConfig(**TINY_DINO), "patch_loss_weight", 1.0, "patch_loss_weight 1.0 needs use_mask_token=True"),
+        (SuiteDINOConfig(**TINY_DINO), "koleo_weight", -1.0, "koleo_weight must not be negative, got -1.0"),
         (clip_config(), "loss_type", "triplet", "loss_type must be one of softmax, sigmoid, got 'triplet'"),
         (clip_config().vision_config, "patch_size", 7, "image_size must be a multiple of patch_size 7"),
         (clip_config().text_config, "vocab_size", 10, "eos_token_id must be below vocab_size 10, got 59"),
@@ -219,6 +220,32 @@ def test_projection_and_loss_of_clip_follow_what_is_set_after_construction(tmp_p
     config.vision_config.projection_dim = 16
     with pytest.raises(ValueError, match="projection_dim must be the same in both towers, got 16 for images and 24"):
         SuiteCLIPModel(config)
+
+
+def test_default_stage_of_a_file_with_stage_names_follows_the_depth(tmp_path):
+    """As transformers' backbones write their configs, and the suite once did."""
+    saved = {
+        "model_type": "suite_vit", **TINY_VIT, "stage_names": ["stem", "stage1", "stage2", "stage3"],
+        "out_features": ["stage3"], "out_indices": [3],
+    }  # fmt: skip
+    for depth in (2, 3, 4):
+        (tmp_path / "config.json").write_text(json.dumps({**saved, "num_hidden_layers": depth}))
+        config = AutoConfig.from_pretrained(tmp_path)
+        assert (config.out_features, config.out_indices) == ([f"stage{depth}"], [depth])
+    (tmp_path / "config.json").write_text(json.dumps({**saved, "out_features": ["stage1"], "out_indices": [1]}))
+    assert AutoConfig.from_pretrained(tmp_path).out_features == ["stage1"]
+
+
+def test_mask_token_follows_the_weight_of_the_patch_loss(tmp_path):
+    config = SuiteDINOConfig(**TINY_DINO)
+    assert SuiteDINOForPreTraining(config).student.embeddings.mask_token is None
+    config.patch_loss_weight = 0.5
+    model = SuiteDINOForPreTraining(config)
+    assert model.student.embeddings.mask_token is not None
+    assert config.encoder_config().use_mask_token
+    model.save_pretrained(tmp_path)
+    reopened = SuiteDINOForPreTraining.from_pretrained(tmp_path, patch_loss_weight=0.0)
+    assert reopened.student.embeddings.mask_token is None
 
 
 def test_attentions_can_be_asked_for_under_sdpa_in_a_config_that_is_saved(tmp_path):

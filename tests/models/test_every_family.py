@@ -100,6 +100,16 @@ def test_what_a_constructor_freezes_stays_frozen(family: Family, auto_class: str
 
 
 @every_class
+def test_fixed_values_get_no_gradient_where_a_caller_makes_all_trainable(family: Family, auto_class: str):
+    model = build(family, auto_class).train()
+    expected = trained_names(model)
+    for weight in model.parameters():
+        weight.requires_grad_(True)
+    scalar(model(**family.inputs(model))).backward()
+    assert {name for name, weight in model.named_parameters() if weight.grad is not None} <= expected
+
+
+@every_class
 def test_depth_changed_after_construction_is_saved_and_loaded(family: Family, auto_class: str, tmp_path):
     config = family.config()
     for part in [getattr(config, name) for name in config.sub_configs] or [config]:

@@ -25,7 +25,7 @@ from hf_vit_suite.models.prototypes import (
 
 IMAGES, STUDENT_CROPS, TEACHER_CROPS, WIDTH, PROTOTYPES = 3, 5, 2, 16, 150
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
-CONFIG = SuiteDINOConfig(num_prototypes=PROTOTYPES, head_bottleneck_size=WIDTH)
+CONFIG = SuiteDINOConfig(num_prototypes=PROTOTYPES, head_bottleneck_size=WIDTH, head_learned_gain=True)
 
 
 @pytest.fixture(autouse=True)

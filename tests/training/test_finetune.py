@@ -203,7 +203,7 @@ def test_killed_run_resumes_to_the_same_weights_as_an_unbroken_one(run_command, 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "hf_vit_suite", *common, "--output_dir", str(broken)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while not (broken / "checkpoint-10" / "ema.safetensors").exists():
         assert process.poll() is None
         assert time.time() < deadline

@@ -263,7 +263,7 @@ def test_streamed_images_train_in_bfloat16_with_checkpointing_and_every_loss_of_
         assert math.isfinite(parts)
         assert entry["patch_loss"] > 0
     whole = AutoModelForPreTraining.from_pretrained(tmp_path / "dino")
-    assert whole.config.use_mask_token
+    assert whole.config.has_mask_token
     assert whole.student.embeddings.mask_token.abs().sum() > 0
     assert whole.patch_center.logits.abs().max() > 0
 

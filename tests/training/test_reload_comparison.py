@@ -8,17 +8,17 @@ import pytest
 import torch
 from references_of_training import save_tiny_classifier, tiny_classifier, weights
 from safetensors.torch import save_file
-from transformers import AutoModelForImageClassification, TrainingArguments
+from transformers import AutoModelForImageClassification, PreTrainedModel, TrainingArguments
 
 from hf_vit_suite.training.results import check_reload
 from hf_vit_suite.training.trainer import SuiteTrainer
 
 
-def compare(folder: Path, caplog) -> tuple[dict, str]:
-    """What metrics.json then holds and what is warned of, for a folder beside a model with the weights of `seed` 0."""
+def compare(folder: Path, caplog, model: PreTrainedModel | None = None) -> tuple[dict, str]:
+    """What metrics.json then holds and what is warned of, for a folder beside a model, by default that of seed 0."""
     torch.manual_seed(0)
     arguments = TrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True)
-    trainer, report = SuiteTrainer(model=tiny_classifier(), args=arguments), {"steps": 3}
+    trainer, report = SuiteTrainer(model=model or tiny_classifier(), args=arguments), {"steps": 3}
     pixels = torch.randn(2, 3, 16, 16)
     with caplog.at_level(logging.WARNING, "hf_vit_suite"):
         check_reload(trainer, report, AutoModelForImageClassification, lambda model: model(pixels).logits)
@@ -52,6 +52,15 @@ def test_other_weights_are_a_warning(folder: Path, caplog):
     reload, message = compare(folder, caplog)
     assert reload["difference"] > 0.1
     assert "differs from the trained model's" in message
+
+
+def test_equal_outputs_of_zero_are_equal(folder: Path, caplog):
+    state = weights(folder)
+    for name in ("classifier.weight", "classifier.bias"):
+        state[name].zero_()
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    reload, _ = compare(folder, caplog, model=AutoModelForImageClassification.from_pretrained(folder))
+    assert reload == {"difference": 0.0}
 
 
 def test_weights_that_are_no_numbers_are_a_warning(folder: Path, caplog):
