@@ -1,6 +1,5 @@
 """The image encoder inside a model, and the step from its tokens to the picture: the one place that knows either."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,16 +118,6 @@ def image_encoder(model: PreTrainedModel) -> ImageEncoder:
             f"explanations know the suite's models of patches and transformers' {known}, not {config.model_type}"
         )
     return ImageEncoder(module, module.get_submodule(blocks), module.get_submodule(norm), count_prefix_tokens(config))
-
-
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same weights in the same memory, whose modules and config are its own.
-
-    What is changed of it for one call, such as a hook or the attention backend, no other thread sees that calls the
-    model meanwhile.
-    """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
 
 
 def count_prefix_tokens(config: PretrainedConfig) -> int:

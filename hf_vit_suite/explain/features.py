@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .encoders import as_picture, image_encoder, twin
+from .encoders import as_picture, image_encoder
+from .twins import twin
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .encoders import image_encoder, twin
+from .encoders import image_encoder
+from .twins import twin
 
 BACKEND = "hf_vit_suite_observed"
 
