@@ -40,7 +40,7 @@ def require_one_label(config: PretrainedConfig, name: str, purpose: str) -> None
         purpose: What needs one label an image.
 
     Raises:
-        ValueError: Likewise.
+        ValueError: If it is a regression, has independent labels or a single one.
     """
     if predicts_values(config) or has_independent_labels(config):
         kind = f"problem_type {config.problem_type}" if config.problem_type else "a single label"
