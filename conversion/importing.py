@@ -74,8 +74,8 @@ def open_reference(
         layout: Its layout; default recognised.
         preset: Architecture by name; default recognised from shapes.
         head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
-        config_overrides: Config fields that are known better than weights tell them; those of a part nested, or as in
-            `{"vision_config.num_attention_heads": 8}`.
+        config_overrides: Config fields that override those read from the weights; fields of a nested config as a
+            dictionary, or as in `{"vision_config.num_attention_heads": 8}`.
 
     Raises:
         ValueError: If nothing is found, a file can't be read, no layout suits, or tensors are unknown, missing or of
@@ -118,7 +118,7 @@ def architecture(form: Form, evidence: Evidence, located: Located) -> Pretrained
     try:
         return form.config(evidence)
     except KeyError as error:
-        raise ValueError(f"{located.weights} lacks {error.args[0]}, which tells its architecture") from error
+        raise ValueError(f"{located.weights} lacks {error.args[0]}, from which its architecture is read") from error
     except (ValueError, IndexError) as error:
         raise ValueError(f"{located.weights} ({form.name}): {error}") from error
 
@@ -231,8 +231,8 @@ def convert(
         preset: Architecture by name; default recognised from shapes.
         dtype: Type of the written weights; default the source's own, tensor by tensor.
         head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
-        config_overrides: Config fields that are known better than weights tell them; those of a part nested, or as in
-            `{"vision_config.num_attention_heads": 8}`.
+        config_overrides: Config fields that override those read from the weights; fields of a nested config as a
+            dictionary, or as in `{"vision_config.num_attention_heads": 8}`.
 
     Returns:
         The model, opened from the folder.
@@ -259,7 +259,7 @@ def write_model(
         output_dir: Folder to write.
         dtype: Type of the written weights; default the source's own.
         show_progress: Whether to show a bar.
-        check: Sees the model opened from what was written, and raises where that may not stay.
+        check: Called with the model reloaded from the written files; if it raises, nothing is kept.
     """
     planned = {name: cast(tensor, dtype) for name, tensor in reference.planned.items()}
     with torch.device("meta"):

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def command_line(command: str, arguments: Sequence[str], token: str | None) -> str:
-    """A command line fit to be published.
+    """A command line without the Hub token.
 
     Args:
         command: What follows `hf-vit-suite`.
