@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", help="architecture by name (`hf-vit-suite models`); default read from the shapes")
     parser.add_argument(
         "--config_overrides",
-        help="config fields that weights don't tell, e.g. hidden_act=relu or vision_config.num_attention_heads=4",
+        help="config fields that weights don't hold, e.g. hidden_act=relu or vision_config.num_attention_heads=4",
     )
     parser.add_argument(
         "--head", type=Path, help="file of a linear classifier that DINO and DINOv2 publish apart from the backbone"
@@ -80,6 +80,6 @@ def read_in(parsed: argparse.Namespace, dtype) -> None:
 
 
 def print_dropped(dropped: dict[str, str]) -> None:
-    """Tensors that stay behind, and why."""
+    """Prints which tensors are not stored, and why."""
     for name, reason in dropped.items():
         print(f"not stored: {name} ({reason})")

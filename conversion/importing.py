@@ -74,8 +74,8 @@ def open_reference(
         layout: Its layout; default recognised.
         preset: Architecture by name; default recognised from shapes.
         head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
-        config_overrides: Config fields that are known better than weights tell them; those of a part nested, or as in
-            `{"vision_config.num_attention_heads": 8}`.
+        config_overrides: Config fields that override those read from the weights; fields of a nested config as a
+            dictionary, or as in `{"vision_config.num_attention_heads": 8}`.
 
     Raises:
         ValueError: If nothing is found, a file can't be read, no layout suits, or tensors are unknown, missing or of
@@ -106,6 +106,7 @@ def open_located(
         overrides=merged_fields(named, own),
     )
     found, form = recognise(evidence, layout, located)
+    check_fields(form.model.config_class(), own)  # before the architecture is computed from them
     config = with_overrides(architecture(form, evidence, located), named, own)
     config = type(config)(**{**config.to_dict(), **label_fields(config, evidence.settings)})
     plan, planned = planned_import(form, config, described, located)
@@ -117,7 +118,7 @@ def architecture(form: Form, evidence: Evidence, located: Located) -> Pretrained
     try:
         return form.config(evidence)
     except KeyError as error:
-        raise ValueError(f"{located.weights} lacks {error.args[0]}, which tells its architecture") from error
+        raise ValueError(f"{located.weights} lacks {error.args[0]}, from which its architecture is read") from error
     except (ValueError, IndexError) as error:
         raise ValueError(f"{located.weights} ({form.name}): {error}") from error
 
@@ -134,28 +135,40 @@ def with_overrides(config: PretrainedConfig, preset: dict[str, Any], own: dict[s
     """A configuration with a preset's fields, those that its class has, and the user's own."""
     if not (preset or own):
         return config
-    check_fields(config, own)
     fields = config.to_dict()
     of_class = {name: value for name, value in preset.items() if name in fields}
     return type(config)(**merged_fields(fields, merged_fields(of_class, own)))
 
 
-def check_fields(config: PretrainedConfig, overrides: dict[str, Any]) -> None:
-    """Refuses overrides of what a configuration, or a part of it, does not have.
+def check_fields(config: PretrainedConfig, overrides: dict[str, Any], parent: str = "") -> None:
+    """Refuses overrides that a configuration can't take.
+
+    Args:
+        config: Of the class that is overridden, with any values.
+        overrides: Those of a nested config nested.
+        parent: Name of the nested config, such as `"vision_config."`.
 
     Raises:
-        ValueError: Likewise.
+        ValueError: If there is no such field, or its value must be of another kind.
     """
-    fields = config.to_dict()
+    fields, kind = config.to_dict(), type(config).__name__
     for name, value in overrides.items():
-        part = getattr(config, name, None)
-        is_part = isinstance(part, PretrainedConfig)
         if name not in fields:
-            raise ValueError(f"{type(config).__name__} has no field {name}")
-        if is_part != (isinstance(value, dict) and not isinstance(part, dict)):
-            raise ValueError(f"the field {name} of {type(config).__name__} can't be {value!r}")
-        if is_part:
-            check_fields(part, value)
+            raise ValueError(f"{kind} has no field {name}")
+        current, field = getattr(config, name, None), f"{parent}{name}"
+        if isinstance(current, PretrainedConfig):
+            if not isinstance(value, dict):
+                raise ValueError(f"{field} is a config, got {value!r}: set its fields, e.g. {field}.hidden_size=64")
+            check_fields(current, value, f"{field}.")
+        elif isinstance(value, dict) and not isinstance(current, dict):
+            raise ValueError(f"{field} of {kind} has no fields of its own, got {value!r}: give it one value")
+        elif is_number(current) and not (is_number(value) or (name == "image_size" and isinstance(value, list))):
+            raise ValueError(f"{field} of {kind} must be a number, got {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, which Python's booleans count as too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def recognise(evidence: Evidence, layout: str | None, located: Located) -> tuple[Layout, Form]:
@@ -218,8 +231,8 @@ def convert(
         preset: Architecture by name; default recognised from shapes.
         dtype: Type of the written weights; default the source's own, tensor by tensor.
         head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
-        config_overrides: Config fields that are known better than weights tell them; those of a part nested, or as in
-            `{"vision_config.num_attention_heads": 8}`.
+        config_overrides: Config fields that override those read from the weights; fields of a nested config as a
+            dictionary, or as in `{"vision_config.num_attention_heads": 8}`.
 
     Returns:
         The model, opened from the folder.
@@ -246,7 +259,7 @@ def write_model(
         output_dir: Folder to write.
         dtype: Type of the written weights; default the source's own.
         show_progress: Whether to show a bar.
-        check: Sees the model opened from what was written, and raises where that may not stay.
+        check: Called with the model reloaded from the written files; if it raises, nothing is kept.
     """
     planned = {name: cast(tensor, dtype) for name, tensor in reference.planned.items()}
     with torch.device("meta"):

@@ -29,8 +29,8 @@ class Evidence(NamedTuple):
         root: What stands in front of every name in the file, e.g. `"model."`.
         kind: `"safetensors"`, `"torch"` or `"numpy"`.
         settings: The `config.json` beside it, empty where there is none.
-        name: Name of the file or the Hub's repository, which may tell what shapes don't.
-        overrides: Config fields that the user says, those of a part nested.
+        name: Name of the file or the Hub's repository, which may identify what shapes don't.
+        overrides: Config fields that the user overrides, those of a nested config nested.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -56,7 +56,7 @@ class Evidence(NamedTuple):
         return shape
 
     def override(self, field: str) -> Any:
-        """What the user says of a field, such as `"vision_config.image_size"`; `None` where nothing."""
+        """The user's override of a field, such as `"vision_config.image_size"`; `None` without one."""
         value: Any = self.overrides
         for name in field.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
@@ -126,7 +126,7 @@ class Layout:
 
 
 def number_of_heads(width: int, evidence: Evidence, part: str = "", told: int | None = None) -> int:
-    """Heads of a width: what the user says, else the source, else as published.
+    """Number of heads: the user's, else the source's, else that of published models of this width.
 
     Args:
         width: Of the tokens.
@@ -135,14 +135,14 @@ def number_of_heads(width: int, evidence: Evidence, part: str = "", told: int | 
         told: What the source says.
 
     Raises:
-        ValueError: If no published model has that width, and neither says.
+        ValueError: If none of the three is known.
     """
     field = f"{part}num_attention_heads"
     heads = evidence.override(field) or told or HEADS.get(width)
     if heads is None:
         raise ValueError(
-            f"no published model is {width} wide, and weights don't tell how many heads they are for: "
-            f"say it, --config_overrides {field}=N"
+            f"no published model is {width} wide, and the number of heads can't be read from weights: "
+            f"set it, --config_overrides {field}=N"
         )
     return heads
 

@@ -1,4 +1,4 @@
-"""Figures beside results: names in them are data, and no figure costs what it is drawn from."""
+"""Figures beside results. Names in them are drawn literally; a figure that fails is logged and the run continues."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from .files import staged_file
 
 logger = logging.getLogger(__name__)
 
-# Properties of a text that is somebody's name for something: `$` starts no formula in it.
+# Text properties of labels, file names and captions: a `$` in them starts no formula.
 AS_WRITTEN = {"parse_math": False, "usetex": False}
 
 
 def write_figures(folder: Path, figures: Mapping[str, Callable[[], Figure]], dpi: int = 120) -> list[str]:
-    """Draws figures into a folder; one that fails is left out, with an older one of its name, and named in a warning.
+    """Draws figures into a folder; one that fails is logged as a warning, and an older file of its name is removed.
 
     Args:
         folder: Where they go.

@@ -106,7 +106,7 @@ def own_labels(model_name: str) -> Classifier:
 
 
 def zero_shot_classifier(model_name: str, labels: Sequence[str], template: str) -> Classifier:
-    """A model of images and texts that tells these labels apart."""
+    """A model of images and texts as a classifier with these labels."""
     if len(labels) < 2:
         raise ValueError(f"--labels needs at least 2 labels to choose from, got {', '.join(labels)}")
     if is_classifier(open_pretrained(AutoConfig, model_name)):
@@ -116,9 +116,11 @@ def zero_shot_classifier(model_name: str, labels: Sequence[str], template: str) 
 
     def scores(pixel_values: Tensor) -> Tensor:
         logits = towers.scale * towers.encode_images(pixel_values).cpu() @ classes.T
-        # As in transformers' pipeline: SigLIP says of each label by itself whether it fits.
-        if "siglip" in towers.model.config.model_type:
-            return (logits + towers.model.logit_bias.cpu()).sigmoid()
+        # Models of the sigmoid loss have a bias, and give each label a probability by itself. transformers' pipeline
+        # decides by the model type's name, so it applies a softmax to the suite's CLIP.
+        bias = getattr(towers.model, "logit_bias", None)
+        if bias is not None:
+            return (logits + bias.cpu()).sigmoid()
         return logits.softmax(dim=-1)
 
     return Classifier(scores, towers.model.device, towers.image_processor, dict(enumerate(labels)))

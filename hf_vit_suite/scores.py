@@ -1,4 +1,4 @@
-"""What the logits of an image classifier say, by its `problem_type`: probabilities, or values.
+"""Scores from the logits of an image classifier: probabilities or values, depending on its `problem_type`.
 
 Source: transformers' `ImageClassificationPipeline.postprocess`.
 """
@@ -13,7 +13,7 @@ def predicts_values(config: PretrainedConfig) -> bool:
 
 
 def has_independent_labels(config: PretrainedConfig) -> bool:
-    """Whether each label has a probability of its own, as several labels or none may be true."""
+    """Whether labels are independent (sigmoid): any number of them may apply to an image."""
     return config.problem_type == "multi_label_classification" or config.num_labels == 1
 
 
@@ -25,22 +25,22 @@ def label_scores(logits: Tensor, config: PretrainedConfig) -> Tensor:
 
 
 def prediction_title(logits: Tensor, config: PretrainedConfig) -> str:
-    """The label of the highest score, `[labels]`, in words."""
+    """A title with the highest score, of logits `[labels]`, and its label."""
     score, number = label_scores(logits, config).max(dim=-1)
     label = config.id2label[number.item()]
     return f"predicted: {label} = {score:.3g}" if predicts_values(config) else f"predicted: {label} ({score:.2f})"
 
 
 def require_one_label(config: PretrainedConfig, name: str, purpose: str) -> None:
-    """Refuses a classifier whose labels don't exclude one another.
+    """Refuses a classifier whose labels are not mutually exclusive.
 
     Args:
         config: Of the classifier.
         name: Folder or Hub name.
-        purpose: What needs one label an image.
+        purpose: The task that needs one label per image, for the error.
 
     Raises:
-        ValueError: Likewise.
+        ValueError: If it is a regression, has independent labels or a single one.
     """
     if predicts_values(config) or has_independent_labels(config):
         kind = f"problem_type {config.problem_type}" if config.problem_type else "a single label"

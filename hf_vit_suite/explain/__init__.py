@@ -1,4 +1,4 @@
-"""What a model looks at, as arrays and as pictures."""
+"""Explanations of vision transformers, as arrays and as figures."""
 
 from .attention import attention_maps, class_token_attention, mass_masks, rollout
 from .features import as_colours, patch_features, patch_pca, patch_similarity, principal_components

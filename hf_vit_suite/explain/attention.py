@@ -69,28 +69,28 @@ def mass_masks(
     mass: float = 0.6,
     resize: bool = True,
 ) -> Tensor:
-    """The fewest patches that hold a share of the class token's attention (Caron et al. 2021, figure 4, appendix C).
+    """The fewest patches with a fraction of the class token's attention (Caron et al. 2021, figure 4, appendix C).
 
     Args:
         model: As in `class_token_attention`, likewise `pixel_values` and `layer`.
         pixel_values: `[batch, channels, height, width]`.
         layer: Default the last.
         head: Default the mean over heads.
-        mass: Share that is kept, above 0 and at most 1.
+        mass: Fraction that is kept, above 0 and at most 1.
         resize: Whether the masks have the images' resolution, else that of the patch grid.
 
     Returns:
         True where a patch is kept, `[batch, height, width]`, or `[batch, rows, columns]`.
 
     Raises:
-        ValueError: If the share is out of range, the model is not known, or layer or head don't exist.
+        ValueError: If the fraction is out of range, the model is not known, or layer or head don't exist.
     """
     if not 0 < mass <= 1:
         raise ValueError(f"mass must be above 0 and at most 1, got {mass}")
     maps = attention_maps(model, pixel_values, layer, head, resize=False)
     shares = maps.flatten(1) / maps.flatten(1).sum(dim=1, keepdim=True)
     sorted_shares, order = shares.sort(dim=1, descending=True)
-    # A patch is kept where those before it hold less than the share.
+    # A patch is kept where those before it hold less than the fraction.
     is_kept = (sorted_shares.cumsum(dim=1) - sorted_shares) < mass
     masks = torch.zeros_like(is_kept).scatter(1, order, is_kept).view_as(maps)
     return as_picture(masks, pixel_values, resize)
@@ -114,7 +114,7 @@ def rollout(
         model: As in `class_token_attention`.
         pixel_values: `[batch, channels, height, width]`.
         fusion: `"mean"` (the paper's), `"max"` or `"min"` over the heads.
-        discard_ratio: Share of the smallest weights of each image and layer that are set to 0 after fusion, from 0
+        discard_ratio: Fraction of the smallest weights of each image and layer that are set to 0 after fusion, from 0
             (default, the paper's) to below 1.
         layer: Last layer that is followed, negative ones from the end.
         resize: Whether the maps have the images' resolution, else that of the patch grid.

@@ -1,6 +1,5 @@
-"""The image encoder inside a model, and the step from its tokens to the picture: the one place that knows either."""
+"""The image encoder inside a model, and the mapping of its tokens to the patch grid and to pixels."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-# Of transformers' own models: where their blocks and the norm behind them are.
+# Names of the blocks and of the final norm in transformers' own models, by model type.
 BLOCKS_AND_NORMS = {
     "vit": ("layers", "layernorm"),
     "deit": ("layers", "layernorm"),
@@ -18,7 +17,7 @@ BLOCKS_AND_NORMS = {
     "clip_vision_model": ("encoder.layers", "post_layernorm"),
 }
 SUITES_BLOCKS_AND_NORM = ("encoder.blocks", "norm")
-# Whose forward resizes positions only where it is told to.
+# Models whose forward resizes position embeddings only with `interpolate_pos_encoding`.
 ASK_FOR_RESIZED_POSITIONS = ("vit", "deit", "clip", "clip_vision_model")
 
 
@@ -66,11 +65,11 @@ class ImageEncoder:
         return height // side, width // side
 
     def encode(self, pixel_values: Tensor) -> None:
-        """Runs the encoder for those who watch it."""
+        """Runs the encoder for its hooks and observers; the output is dropped."""
         self.module(pixel_values, **forward_options(self.module.config))
 
     def readout(self, tokens: Tensor) -> Tensor:
-        """What the pooled features read: a weight for each token of `[..., tokens]`, which sum to 1, `[tokens]`."""
+        """Weight of each token of `[..., tokens]` in the pooled features; the weights `[tokens]` sum to 1."""
         weights = tokens.new_zeros(tokens.shape[-1])
         config = self.module.config
         if getattr(config, "pooling", "cls") == "mean":
@@ -121,16 +120,6 @@ def image_encoder(model: PreTrainedModel) -> ImageEncoder:
     return ImageEncoder(module, module.get_submodule(blocks), module.get_submodule(norm), count_prefix_tokens(config))
 
 
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same weights in the same memory, whose modules and config are its own.
-
-    What is changed of it for one call, such as a hook or the attention backend, no other thread sees that calls the
-    model meanwhile.
-    """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
-
-
 def count_prefix_tokens(config: PretrainedConfig) -> int:
     """Tokens in front of the patches."""
     if hasattr(config, "num_prefix_tokens"):
@@ -147,20 +136,20 @@ def forward_options(config: PretrainedConfig) -> dict[str, bool]:
 
 
 def check_heads(heads: int, head: int | None) -> None:
-    """Refuses a head that does not exist.
+    """Checks a head's number.
 
     Raises:
-        ValueError: Likewise.
+        ValueError: If there is no such head.
     """
     if head is not None and not 0 <= head < heads:
         raise ValueError(f"head must be from 0 to {heads - 1}, got {head}")
 
 
 def check_targets(targets: Sequence | Tensor, pixel_values: Tensor) -> None:
-    """Refuses another number of classes or texts than of images.
+    """Checks that there is one class or text per image.
 
     Raises:
-        ValueError: Likewise.
+        ValueError: If their numbers differ.
     """
     if len(targets) != len(pixel_values):
         raise ValueError(f"each image needs its own target, got {len(targets)} for {len(pixel_values)} images")

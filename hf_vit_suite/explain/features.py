@@ -1,4 +1,4 @@
-"""What the features of patches tell: which patches are alike, and their main directions as colours."""
+"""Patch features: cosine similarity between patches, and the first three PCA components shown as RGB."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .encoders import as_picture, image_encoder, twin
+from .encoders import as_picture, image_encoder
+from .twins import twin
 
 
 @torch.no_grad()
@@ -104,7 +105,7 @@ def principal_components(features: Sequence[Tensor], components: int = 3) -> lis
         raise ValueError(f"components must be from 1 to {min(patches.shape)}, got {components}")
     mean = patches.mean(dim=0)
     directions = torch.linalg.svd(patches - mean, full_matrices=False).Vh[:components]
-    # The sign of a direction is arbitrary; a fixed one makes pictures reproducible.
+    # The sign of a direction is arbitrary; a fixed one makes figures reproducible.
     signs = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
     projected = (patches - mean) @ (directions * signs).T
     parts = projected.float().to(features[0].device).split([image.shape[1:].numel() for image in features])

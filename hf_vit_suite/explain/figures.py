@@ -1,4 +1,4 @@
-"""Pictures with maps over them: one picture's pixels, and figures of many side by side."""
+"""Overlays of maps on images, and figures of several images side by side."""
 
 import textwrap
 from collections.abc import Sequence
@@ -27,17 +27,17 @@ TITLE_WIDTH = 26
 TEXT_COLOUR = "#808080"
 COLOURS = "viridis"  # perceptually uniform
 OPACITY = 0.75
-# What a mask leaves of the light of a picture.
+# Brightness of the pixels outside a mask, as a fraction.
 DIMMED = 0.2
 
 
 def overlay(picture: Image | np.ndarray, values: Tensor) -> np.ndarray:
-    """A map over a picture, at the picture's own resolution.
+    """A map over an image, at the image's own resolution.
 
     Args:
         picture: A PIL image, or `[height, width, 3]` from 0 to 1.
         values: A map `[rows, columns]` of any resolution, in colours from its lowest to its highest over the greyed
-            picture; a boolean mask, which darkens the rest; or colours `[3, rows, columns]`, as they are.
+            image; a boolean mask, which darkens the rest; or colours `[3, rows, columns]`, as they are.
 
     Returns:
         `[height, width, 3]` from 0 to 1.
@@ -60,15 +60,15 @@ def figure(
     names: Sequence[str] = ("",),
     label: str = "",
 ) -> Figure:
-    """One row a picture: the picture, then its maps over it, each with its own range of colours.
+    """One row per image: the image, then its maps over it, each with its own range of colours.
 
     Args:
         pictures: PIL images, or arrays `[height, width, 3]` from 0 to 1 as `displayable` makes of pixel values.
-        maps: One for each picture, `[batch, height, width]`, or a sequence of as many as `names` for each; see
+        maps: One for each image, `[batch, height, width]`, or a sequence of as many as `names` for each; see
             `overlay`.
-        titles: One for each picture, such as its prediction.
+        titles: One for each image, such as its prediction.
         names: Of the columns of maps.
-        label: Of the colour bar, which stands beside maps with values, not beside masks and colours.
+        label: Of the colour bar, drawn for maps with values, not for masks or colours.
 
     Returns:
         A matplotlib figure with a transparent background, readable on light and dark pages.

@@ -1,4 +1,4 @@
-"""Which patches a decision rests on: attention weighed by the gradient of the decision."""
+"""Relevance of patches for a class or text: attention weighted by the gradient of its score."""
 
 from collections.abc import Collection, Sequence
 
@@ -49,7 +49,7 @@ def relevance(
         nonlocal row
         if row is None:
             row = encoder.readout(weights.float()).expand(len(weights), 1, -1)
-        # The last layer may have been computed for the tokens alone that are read.
+        # The last layer may compute outputs only for the tokens that pooling reads.
         row = row + row[..., : weights.shape[2]] @ positive_part(weights, gradient).mean(dim=1)
 
     watch_backward(model, encoder, observe, layers, pixel_values, target, input_ids)
@@ -116,7 +116,7 @@ def watch_backward(
     """Sends the gradient of each image's score back through its encoder."""
     encoder.grid(pixel_values)
     with torch.enable_grad(), observed(model, observe, layers, with_gradients=True) as watched:
-        # The images ask for a gradient, so that there is a graph where every weight is frozen too.
+        # With a gradient for the images a graph exists even if every weight is frozen.
         pixel_values = pixel_values.detach().requires_grad_()
         if input_ids is None:
             scores = class_scores(watched, pixel_values, target)

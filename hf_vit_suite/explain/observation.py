@@ -1,4 +1,4 @@
-"""Attention weights of every layer, handed on one by one and never kept, of any model on transformers' interface.
+"""Passes each layer's attention weights to an observer and keeps none, for any model on transformers' interface.
 
 The encoder that is observed is a twin of the model's: it has the same weights and an attention backend of ours.
 Nothing is reloaded, the suite's models and transformers' own are observed alike under any backend, and the model
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .encoders import image_encoder, twin
+from .encoders import image_encoder
+from .twins import twin
 
 BACKEND = "hf_vit_suite_observed"
 
@@ -90,7 +91,7 @@ ALL_ATTENTION_FUNCTIONS.register(BACKEND, observed_attention)
 def observed(
     model: PreTrainedModel, observe: Observer, layers: Collection[int], with_gradients: bool = False
 ) -> Iterator[PreTrainedModel]:
-    """Yields a twin of the model; within the block, these layers of its image encoder hand on their attention weights.
+    """Yields a twin of the model; within the block, these layers pass on their attention weights.
 
     Args:
         model: Stays as it is.

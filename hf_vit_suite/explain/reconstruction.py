@@ -1,4 +1,4 @@
-"""What a masked autoencoder paints where it can't see (He et al. 2021, arXiv 2111.06377, figure 2)."""
+"""Reconstructions of masked patches by a masked autoencoder (He et al. 2021, arXiv 2111.06377, figure 2)."""
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def reconstruct(model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tens
 def visible_and_painted(
     model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tensor, image_processor
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Images with masked patches grey and with them painted, `[batch, height, width, 3]`, and the masked share.
+    """Images with masked patches grey and with them painted, `[batch, height, width, 3]`, and the masked fraction.
 
     The arguments are those of `reconstruction_figure`.
     """

@@ -7,13 +7,13 @@ import argparse
 import importlib.util
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, TrainingArguments
 
 from ..opening import is_pretrained_encoder, open_pretrained
-from .calls import changed_fields
+from .calls import recording_given
 
 
 @dataclass
@@ -134,9 +134,14 @@ class SuiteTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Must stay False: images become pixel_values when they are read."}
     )
 
+    def __init_subclass__(cls, **kwargs: Any):
+        """Lets a subclass's own `__post_init__` record what was given before it derives anything."""
+        super().__init_subclass__(**kwargs)
+        if "__post_init__" in vars(cls):
+            cls.__post_init__ = recording_given(cls.__post_init__)
+
+    @recording_given
     def __post_init__(self):
-        # What follows from them fills in other fields; the model card tells those alone that were given.
-        self.given = frozenset(changed_fields(self))
         super().__post_init__()
 
     @property

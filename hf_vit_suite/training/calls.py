@@ -1,20 +1,22 @@
 """How a run was called, for its model card: the command line, or the call from Python."""
 
+import copy
+import functools
 import os
 import shlex
-from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
 
 def command_line(command: str, arguments: Sequence[str], token: str | None) -> str:
-    """A command line fit to be published.
+    """A command line without the Hub token.
 
     Args:
         command: What follows `hf-vit-suite`.
         arguments: The arguments that were parsed.
-        token: The Hub's, which is starred out wherever it stands.
+        token: The Hub's, replaced by *** wherever it occurs.
     """
     shown = [argument.replace(token, "***") for argument in arguments] if token else arguments
     return shlex.join(["hf-vit-suite", *command.split(), *shown])
@@ -34,18 +36,44 @@ def python_call(function: str, *arguments: Any) -> str:
     return "\n".join(["# called from Python", f"{function}(", *lines, ")"])
 
 
+def recording_given(post_init: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Makes a dataclass's `__post_init__` record which fields were given and which values it leaves.
+
+    `TrainingArguments` replaces many fields by what follows from others, which a model card must not show as given.
+    The names are kept as `_given`, copies of the values as `_derived`.
+    """
+
+    @functools.wraps(post_init)
+    def recorded(self: Any) -> None:
+        if type(self).__post_init__ is not recorded:  # called by a subclass's, which records
+            return post_init(self)
+        self._given = frozenset(name for name, (value, default) in published(self).items() if value != default)
+        post_init(self)
+        self._derived = {name: copied(value) for name, (value, _) in published(self).items()}
+
+    return recorded
+
+
 def changed_fields(arguments: Any) -> dict[str, Any]:
-    """Fields of a dataclass that were given, or set since, to other values than the defaults; tokens are left out."""
-    given = getattr(arguments, "given", None)
+    """Fields of a dataclass that were given another value than the default, or set to another one since."""
+    # Where nothing is derived, a field was given if it differs from its default.
+    given, derived = getattr(arguments, "_given", ()), getattr(arguments, "_derived", None)
     changed = {}
-    for field in fields(arguments):
-        value, default = getattr(arguments, field.name), default_of(field)
-        if not field.init or value == default or field.name.endswith("_token"):
-            continue
-        # TrainingArguments replaces many a None, text or list by what follows from it: those were not given.
-        if given is None or field.name in given or (type(value) is type(default) and field.name != "do_eval"):
-            changed[field.name] = readable(value)
+    for name, (value, default) in published(arguments).items():
+        if name in given or value != (default if derived is None else derived[name]):
+            shown = readable(value)
+            if shown != {} or not is_dataclass(value):
+                changed[name] = shown
     return changed
+
+
+def published(arguments: Any) -> dict[str, tuple[Any, Any]]:
+    """Value and default of each field of the constructor but tokens, which no card and no saved file may hold."""
+    return {
+        field.name: (getattr(arguments, field.name), default_of(field))
+        for field in fields(arguments)
+        if field.init and not field.name.endswith("_token")
+    }
 
 
 def default_of(field: Field) -> Any:
@@ -53,8 +81,15 @@ def default_of(field: Field) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
+def copied(value: Any) -> Any:
+    """A copy that a change of the value in place does not reach."""
+    return copy.deepcopy(value) if isinstance(value, (list, dict)) else copy.copy(value)
+
+
 def readable(value: Any) -> Any:
-    """An option or a path as the text that gives it."""
+    """An option or a path as the text that gives it, and a dataclass as the dictionary of its changed fields."""
     if isinstance(value, Enum):
         return value.value
+    if is_dataclass(value):
+        return changed_fields(value)
     return os.fspath(value) if isinstance(value, os.PathLike) else value

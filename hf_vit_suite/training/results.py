@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: the model folder with its figures and card, and the proof that it opens."""
+"""Results of a finished run: the model folder with figures and card, and the check that the folder reloads."""
 
 import json
 import logging
@@ -70,7 +70,7 @@ def write_model_folder(
     figures: Mapping[str, Callable[[], Figure]],
     card: Callable[[Sequence[str]], ModelCard],
 ) -> None:
-    """Writes a model that loads, and then figures and a card, whose failure leaves the model in place.
+    """Saves the model, then figures and a card; if those fail, the saved model stays.
 
     Args:
         trainer: After training.
@@ -146,7 +146,7 @@ def check_reload(
     """Reloads the folder through an Auto class and adds `reload` to the report and to metrics.json.
 
     `reload` holds `difference`, the largest difference from the trained model's output over that output's largest
-    value, or `error`. Either is a warning where it is bad: a trained model is kept and pushed whatever comes of it.
+    value, or `error`. An error or a large difference logs a warning; the trained model is kept and pushed in any case.
 
     Args:
         trainer: After its model was saved.
@@ -157,7 +157,7 @@ def check_reload(
     folder = Path(trainer.args.output_dir)
     try:
         difference = reload_difference(trainer, auto_class, output)
-    except Exception as error:  # whatever goes wrong, from a full GPU to a full disk, must not cost the training
+    except Exception as error:  # such as a full GPU or disk; the trained model is saved already
         report["reload"] = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
         logger.warning("%s was saved but could not be compared: %s", folder, report["reload"]["error"])
     else:

@@ -1,4 +1,4 @@
-"""Attention heads of towers whose weights don't tell them: asked for in the form that then works."""
+"""Attention heads of towers whose weights don't tell them: the error names the option that sets them."""
 
 import re
 from pathlib import Path
@@ -113,8 +113,22 @@ def test_overrides_change_parts_and_keep_the_presets_other_fields(tmp_path: Path
     [
         ({"vision_config.hats": 1, **HEADS}, "SuiteCLIPVisionConfig has no field hats"),
         ({"hats": 1, **HEADS}, "SuiteCLIPConfig has no field hats"),
-        ({"projection_dim.size": 1, **HEADS}, "field projection_dim of SuiteCLIPConfig can't be {'size': 1}"),
-        ({"vision_config": 3, "text_config.num_attention_heads": 3}, "vision_config.num_attention_heads=N"),
+        (
+            {"projection_dim.size": 1, **HEADS},
+            "projection_dim of SuiteCLIPConfig has no fields of its own, got {'size': 1}",
+        ),
+        (
+            {"vision_config": 3, "text_config.num_attention_heads": 3},
+            "vision_config is a config, got 3: set its fields",
+        ),
+        (
+            {**HEADS, "vision_config.num_attention_heads": "x"},
+            "vision_config.num_attention_heads of SuiteCLIPVisionConfig must be a number, got 'x'",
+        ),
+        (
+            {**HEADS, "text_config": {"vocab_size": [3]}},
+            "text_config.vocab_size of SuiteCLIPTextConfig must be a number",
+        ),
     ],
 )
 def test_overrides_of_fields_that_are_not_there_are_refused(overrides: dict, message: str, tmp_path: Path):
@@ -123,11 +137,32 @@ def test_overrides_of_fields_that_are_not_there_are_refused(overrides: dict, mes
         convert(source, tmp_path / "out", config_overrides=overrides)
 
 
-def test_overrides_are_read_with_dots_and_lists():
-    assert parse_overrides('a.b=1, a.c=x,d=[1,2],e={"f": 1, "g": 2}') == {
-        "a": {"b": 1, "c": "x"},
-        "d": [1, 2],
-        "e": {"f": 1, "g": 2},
-    }
-    with pytest.raises(ValueError, match=r"set a\.b and a, of which it is a part"):
-        parse_overrides("a=1,a.b=2")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            'a.b=1, a.c=x,d=[1,2],e={"f": 1, "g": 2}',
+            {"a": {"b": 1, "c": "x"}, "d": [1, 2], "e": {"f": 1, "g": 2}},
+        ),
+        ('v={"heads":4,"size":[32,32]},v.depth=2', {"v": {"heads": 4, "size": [32, 32], "depth": 2}}),
+        ("a=[[1,2],[3,4]],b=1", {"a": [[1, 2], [3, 4]], "b": 1}),
+        ('hidden_act="a,b",b=2d', {"hidden_act": "a,b", "b": "2d"}),
+        ("a=,b=1,", {"a": "", "b": 1}),
+        ("a=1,a=2", {"a": 2}),
+        (None, {}),
+    ],
+)
+def test_overrides_are_read_with_dots_and_json(text: str | None, expected: dict):
+    assert parse_overrides(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a=1,a.b=2", "a.b=2,a=1", "p.a.b=2,p.a=1", 'p={"a":1},p.a.b=2'])
+def test_a_field_is_set_to_a_value_or_by_its_fields_not_both(text: str):
+    with pytest.raises(ValueError, match=r"set both (p\.)?a and its field (p\.)?a\.b: give only one of them"):
+        parse_overrides(text)
+
+
+@pytest.mark.parametrize(("text", "pair"), [("a=1,b", "'b'"), ("b,a=1", "'b'"), ("=1", "'='"), ("a.=1", "'a.='")])
+def test_what_is_no_pair_is_named(text: str, pair: str):
+    with pytest.raises(ValueError, match=re.escape(f"takes name=value pairs with commas between, got {pair}")):
+        parse_overrides(text)

@@ -165,7 +165,7 @@ HOSTILE = {
     "another architecture": (another_architecture, "no architecture that any layout knows"),
     "unknown tensor": (unknown_tensor, "1 tensors have no place: blocks.0.attn.stranger"),
     "missing tensor": (missing_tensor, r"lacks 1 tensors .*blocks.1.mlp.fc2.bias"),
-    "missing sizes": (missing_sizes, r"lacks blocks.0.mlp.fc2.weight, which tells its architecture"),
+    "missing sizes": (missing_sizes, r"lacks blocks.0.mlp.fc2.weight, from which its architecture is read"),
     "another rank": (another_rank, r"patch_embed.proj.weight must have 4 dimensions, got \[192, 768\]"),
     "wrong shape": (wrong_shape, r"vit.norm.weight \[191\] in place of \[192\]"),
     "no weights": (no_weights, "is no weight file"),

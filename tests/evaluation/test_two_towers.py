@@ -40,12 +40,12 @@ NAMES = ["blue", "green", "red"]
 TEMPLATES = ["a photo of a {}.", "a {} thing"]
 
 
-def save_clip(folder: Path, kind: str) -> Path:
-    """A tiny CLIP of random weights with a tokenizer and an image processor."""
+def save_clip(folder: Path, kind: str, **fields) -> Path:
+    """A tiny CLIP of random weights with a tokenizer and an image processor; the fields are of its config."""
     tokenizer = train_tokenizer([template.format(name) for name in NAMES for template in TEMPLATES], 600)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     text = {**TINY_CLIP_TEXT, **ids, "vocab_size": len(tokenizer)}
-    shared = {"vision_config": TINY_CLIP_VISION, "text_config": text, "projection_dim": 16}
+    shared = {"vision_config": TINY_CLIP_VISION, "text_config": text, "projection_dim": 16, **fields}
     model: PreTrainedModel
     model = SuiteCLIPModel(SuiteCLIPConfig(**shared)) if kind == "suite" else CLIPModel(CLIPConfig(**shared))
     with torch.no_grad():
@@ -247,6 +247,21 @@ def test_predicted_labels_are_those_of_the_pipeline(clip_folder: Path, colours: 
     found = {entry["label"]: entry["probability"] for entry in predictions[0]["labels"]}
     assert found == pytest.approx({entry["label"]: entry["score"] for entry in expected}, rel=1e-5)
     assert "gone.png is no readable image" in unreadable[0]
+
+
+@torch.no_grad()
+def test_a_clip_of_the_sigmoid_loss_predicts_each_label_by_itself(colours: Path, tmp_path: Path):
+    folder, path = (
+        save_clip(tmp_path / "clip", "suite", loss_type="sigmoid", logit_bias_init_value=-2.0),
+        colours / "red" / "0.png",
+    )
+    model, processor = SuiteCLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)
+    inputs = processor(text=NAMES, images=Image.open(path), return_tensors="pt", padding=True)
+    expected = model(inputs.input_ids, inputs.pixel_values).logits_per_image[0].sigmoid()
+    predictions, _ = predict(str(folder), [path], labels=NAMES, template="{}")
+    found = {entry["label"]: entry["probability"] for entry in predictions[0]["labels"]}
+    assert found == pytest.approx(dict(zip(NAMES, expected.tolist(), strict=True)), rel=1e-4)
+    assert sum(found.values()) != pytest.approx(1)
 
 
 def test_models_without_texts_and_clips_without_labels_are_refused(tmp_path: Path):

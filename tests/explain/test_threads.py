@@ -1,4 +1,4 @@
-"""A model that one thread explains answers others meanwhile as if it were alone."""
+"""Explaining a model in one thread does not change its outputs in other threads."""
 
 import threading
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """What a model card says of how the run was called."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from hf_vit_suite.training.arguments import (
     ModelArguments,
     RecipeArguments,
 )
-from hf_vit_suite.training.calls import changed_fields, command_line
+from hf_vit_suite.training.calls import changed_fields, command_line, python_call
+from hf_vit_suite.training.contrastive import CLIPTrainingArguments
 from hf_vit_suite.training.finetune import finetune
 from hf_vit_suite.training.mae import MAEModelArguments, MAERecipeArguments, MAETrainingArguments, pretrain_mae
 from hf_vit_suite.training.pretraining import UnlabelledDataArguments
+from hf_vit_suite.training.self_distillation import DINOTrainingArguments
 
 TOKEN = "hf_secret"
 KERNEL = ["/home/somebody/ipykernel_launcher.py", "-f", "/home/somebody/kernel.json"]
@@ -81,6 +84,56 @@ def test_a_command_line_shows_no_token_however_it_is_given(form: list[str]):
     assert TOKEN not in shown
 
 
-def test_default_arguments_have_no_changed_fields():
-    for kind in (ModelArguments, DataArguments, RecipeArguments, FinetuneTrainingArguments, MAETrainingArguments):
-        assert changed_fields(kind()) == {}
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ModelArguments,
+        DataArguments,
+        RecipeArguments,
+        FinetuneTrainingArguments,
+        MAETrainingArguments,
+        DINOTrainingArguments,
+        CLIPTrainingArguments,
+    ],
+)
+def test_default_arguments_have_no_changed_fields(kind: type):
+    assert changed_fields(kind()) == {}
+
+
+def test_settings_that_were_changed_after_construction_are_shown():
+    changes = {
+        "num_train_epochs": 5,
+        "warmup_steps": 10,
+        "weight_decay": 0,
+        "learning_rate": 1,
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+        "report_to": ["none"],
+        "label_smoothing_factor": 1,
+        "do_eval": False,
+    }
+    arguments = FinetuneTrainingArguments(output_dir="o")
+    for name, value in changes.items():
+        setattr(arguments, name, value)
+    assert changed_fields(arguments) == {"output_dir": "o", **changes}
+
+
+def test_settings_that_were_changed_in_place_are_shown():
+    arguments = DINOTrainingArguments(label_names=["a"])
+    arguments.lr_scheduler_kwargs["min_lr"] = 0.5
+    arguments.accelerator_config.split_batches = True
+    assert changed_fields(arguments) == {
+        "label_names": ["a"],
+        "lr_scheduler_kwargs": {"min_lr": 0.5},
+        "accelerator_config": {"split_batches": True},
+    }
+
+
+def test_a_call_shows_no_object_that_was_derived_before_the_arguments_were_replaced():
+    call = python_call("finetune", replace(FinetuneTrainingArguments(output_dir="o"), seed=3))
+    assert "seed=3" in call
+    assert "output_dir='o'" in call
+    assert "accelerator_config" not in call
+
+
+def test_recorded_values_hold_no_token():
+    assert TOKEN not in str(vars(FinetuneTrainingArguments(hub_token=TOKEN))["_derived"])
