@@ -43,12 +43,12 @@ class SkippedSteps(TrainerCallback):
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.scale = 0.0
+        self.scale: float | None = None  # read once a step, as each reading waits for the device
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
     ) -> None:
-        if (scaler := self.trainer.accelerator.scaler) is not None:
+        if (scaler := self.trainer.accelerator.scaler) is not None and self.scale is None:
             self.scale = scaler.get_scale()
 
     def on_optimizer_step(
@@ -60,7 +60,8 @@ class SkippedSteps(TrainerCallback):
         **kwargs,
     ) -> None:
         if (scaler := self.trainer.accelerator.scaler) is not None:
-            optimizer._is_overflow = scaler.get_scale() < self.scale
+            before, self.scale = self.scale, scaler.get_scale()
+            optimizer._is_overflow = self.scale < before
 
 
 def training_rows(
