@@ -205,7 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     parsed.rest = rest
     try:
-        return parsed.run(parsed)
+        code = parsed.run(parsed)
+        leave_process_group()
+        return code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
@@ -214,6 +216,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"error: {one_line(error)}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def leave_process_group() -> None:
+    """Waits for the other processes that a launcher started, then leaves their group.
+
+    A process that exits while another one still saves can abort in its threads, and the launcher then stops them all.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def one_line(error: Exception) -> str:

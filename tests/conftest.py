@@ -34,7 +34,7 @@ def seeded() -> None:
 def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Runs Python in a fresh process, as a user would; the keyword arguments are extra environment variables."""
 
-    def run(*arguments: str, check: bool = True, timeout: float = 300, **environment: str):
+    def run(*arguments: str, check: bool = True, timeout: float = 900, **environment: str):
         result = subprocess.run(
             [sys.executable, *arguments],
             capture_output=True,

@@ -133,7 +133,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone():
     [
         (None, 0, False),
         *(("fork", workers, persistent) for workers in (1, 2) for persistent in (False, True)),
-        *((method, 2, True) for method in ("spawn", "forkserver")),
+        *((method, 1, True) for method in ("spawn", "forkserver")),
     ],
 )
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")

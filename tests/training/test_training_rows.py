@@ -104,7 +104,7 @@ def test_data_seed_of_zero_is_one(tmp_path: Path):
 
 
 TWO_PROCESSES = """
-import json, os, sys
+import json, os, sys, torch
 from pathlib import Path
 from hf_vit_suite.cli import main
 from hf_vit_suite.training.trainer import ClassificationTrainer
@@ -118,6 +118,7 @@ def spy(self, model, inputs, *args, **kwargs):
 
 ClassificationTrainer.compute_loss = spy
 code = main(sys.argv[2:])
+assert not torch.distributed.is_initialized()  # all have left: none can end while another still saves
 Path(sys.argv[1], os.environ.get("RANK", "0") + ".json").write_text(json.dumps(seen))
 sys.exit(code)
 """
