@@ -80,8 +80,8 @@ def file_bytes(image: Mapping) -> bytes:
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A PIL image of any mode, turned as its EXIF says, as 8-bit RGB."""
     image.load()  # before the metadata: Pillow turns a TIFF itself, and then takes the orientation out
-    turn = UPRIGHT.get(orientation(image))
-    image = image.copy() if turn is None else image.transpose(turn)
+    if (turn := UPRIGHT.get(orientation(image))) is not None:
+        image = image.transpose(turn)
     if image.mode in SIXTEEN_BIT_MODES:
         return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -92,9 +92,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
-    image = image.convert("RGB")
-    image.load()
-    return image
+    return image.convert("RGB")  # of an RGB image a copy, so that a caller's own is never handed back
 
 
 def orientation(image: Image.Image) -> int:

@@ -53,7 +53,7 @@ class AugmentedStream(torch.utils.data.IterableDataset):
         self.world_size = world_size
 
     def part(self, rank: int, world_size: int) -> "AugmentedStream":
-        """The rows that one of several processes reads; no two read the same."""
+        """The rows of one process in a distributed run; the parts are disjoint."""
         return AugmentedStream(self.rows, self.transform, self.seed, rank, world_size)
 
     def __iter__(self) -> Iterator[dict]:

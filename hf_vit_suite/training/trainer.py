@@ -21,7 +21,7 @@ from .optimization import decayed_parameter_names, layer_decay_groups
 class AugmentationEpoch(TrainerCallback):
     """Tells `AugmentedImages` which epoch it is, in any Trainer of transformers.
 
-    accelerate's loader does so too, but neither in several processes nor in the epoch in which a run resumes.
+    accelerate's loader does so too, but neither in distributed runs nor in the epoch in which a run resumes.
     """
 
     def on_epoch_begin(
