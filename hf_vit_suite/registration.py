@@ -1,12 +1,14 @@
 """Makes transformers' Auto classes know the families, without importing torch until somebody uses them.
 
 `AutoConfig.register` and its siblings need the classes themselves, and those need torch, which takes seconds to
-import. So the registration waits: when a module that holds an Auto class finishes loading, the families join it.
+import. So the registration waits until a module that holds an Auto class is loaded, and with it every module that was
+loading it: the families' own files import some of those.
 """
 
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -111,8 +113,14 @@ REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
 }
 
 
+# Names of Auto modules that are loaded and don't hold the families yet.
+LOADED: list[str] = []
+
+
 class RegisteringLoader(Loader):
-    """Loads a module as its own loader does, then registers the families with it."""
+    """Loads a module as its own loader does; once no watched module is half loaded, the families are registered."""
+
+    loading = threading.local()
 
     def __init__(self, loader: Loader):
         self.loader = loader
@@ -121,15 +129,25 @@ class RegisteringLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        REGISTRATIONS[module.__name__](module)
+        # Whoever asks for a module's source or resources asks its loader.
+        module.__spec__.loader = module.__loader__ = self.loader
+        depth = getattr(self.loading, "depth", 0)
+        self.loading.depth = depth + 1
+        try:
+            self.loader.exec_module(module)
+        finally:
+            self.loading.depth = depth
+        if module.__name__ in REGISTRATIONS:
+            LOADED.append(module.__name__)
+        if not depth:
+            register_loaded()
 
 
 class RegisteringFinder(MetaPathFinder):
-    """Finds transformers' Auto modules and gives them a loader that registers the families."""
+    """Finds the modules that hold Auto classes and those that may be loading them, and watches how they load."""
 
     def find_spec(self, name: str, path, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name not in REGISTRATIONS:
+        if name != "transformers" and not name.startswith(("transformers.", "hf_vit_suite.models.")):
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
@@ -137,12 +155,17 @@ class RegisteringFinder(MetaPathFinder):
         return spec
 
 
+def register_loaded() -> None:
+    """Registers with every Auto module in `LOADED`."""
+    while LOADED:
+        name = LOADED.pop(0)  # first: registering with one may load another
+        REGISTRATIONS[name](sys.modules[name])
+
+
 def register_families() -> None:
     """Registers with Auto modules that are loaded already, and with the others once they are."""
     if any(isinstance(finder, RegisteringFinder) for finder in sys.meta_path):
         return
-    loaded = [name for name in REGISTRATIONS if name in sys.modules]
-    # In place first: registering with one may load another.
+    LOADED.extend(name for name in REGISTRATIONS if name in sys.modules)
     sys.meta_path.insert(0, RegisteringFinder())
-    for name in loaded:
-        REGISTRATIONS[name](sys.modules[name])
+    register_loaded()

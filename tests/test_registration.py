@@ -50,6 +50,8 @@ def test_import_loads_nothing_but_the_package_and_the_standard_library(run_pytho
         ("hf_vit_suite", "transformers.modeling_layers"),
         ("transformers.modeling_layers", "hf_vit_suite"),
         ("hf_vit_suite.models.modeling_vit",),
+        ("hf_vit_suite.models.transformer",),
+        ("hf_vit_suite.models.modeling_dino", "transformers.models.vit.modeling_vit"),
         ("hf_vit_suite", "transformers.models.vit.modeling_vit"),
         ("hf_vit_suite", "transformers.trainer"),
         ("hf_vit_suite", "transformers.image_processing_backends"),
