@@ -125,7 +125,7 @@ def test_fine_tuning_a_model_of_several_labels_makes_one_of_one_label(tmp_path: 
     assert main(["finetune", "--model", name, "--dataset", str(data), "--output_dir", str(out), *QUICK]) == 0
     (found,), _ = predict(str(out), [data / "red" / "0.png"])
     assert sum(entry["probability"] for entry in found["labels"]) == pytest.approx(1, abs=1e-5)
-    assert json.loads((out / "config.json").read_text()).get("problem_type") is None
+    assert json.loads((out / "config.json").read_text())["problem_type"] == "single_label_classification"
 
 
 def test_a_teacher_of_several_labels_is_refused(tmp_path: Path, capsys):

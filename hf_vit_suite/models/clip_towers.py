@@ -1,4 +1,7 @@
-"""The two towers of CLIP without their projections, both on the trunk (Radford et al. 2021, arXiv 2103.00020)."""
+"""The two towers of CLIP without their projections, both on the trunk (Radford et al. 2021, arXiv 2103.00020).
+
+A folder of both towers opens as either of them.
+"""
 
 from collections.abc import Sequence
 
@@ -8,20 +11,25 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
+from .backbone import TrunkBackbone
 from .configuration_clip import SuiteCLIPTextConfig, SuiteCLIPVisionConfig
 from .embedding import Embeddings, take_tokens
 from .modeling_vit import SuiteViTModel
-from .pretrained import SuitePreTrainedModel
+from .pretrained import SuitePreTrainedModel, join_auto_classes
 from .transformer import Encoder
 
 TOKEN_STD = 0.02
 TEXT_POSITION_STD = 0.01
+NOT_OF_IMAGES = [r"^text_", r"^logit_"]
+NOT_OF_TEXTS = [r"^vis", r"^logit_"]
 
 
 class SuiteCLIPVisionModel(SuiteViTModel):
     """The image tower without its projection: a plain vision transformer that may leave patches out in training."""
 
     config_class = SuiteCLIPVisionConfig
+    base_model_prefix = "vision_model"
+    _keys_to_ignore_on_load_unexpected = [*NOT_OF_IMAGES, r"^visual_projection"]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -37,7 +45,7 @@ class SuiteCLIPVisionModel(SuiteViTModel):
             return super().embed(pixel_values, bool_masked_pos)
         rows, columns = self.embeddings.patch_embeddings.grid(pixel_values)
         kept = max(1, int(rows * columns * (1 - self.config.patch_dropout)))
-        noise = torch.rand(len(pixel_values), rows * columns, device=pixel_values.device)
+        noise = torch.rand(pixel_values.shape[0], rows * columns, device=pixel_values.device)
         return self.pre_norm(self.embeddings(pixel_values, bool_masked_pos, noise.topk(kept).indices))
 
 
@@ -50,8 +58,15 @@ class TextEmbeddings(nn.Module):
         self.position_embeddings = nn.Parameter(torch.zeros(1, config.max_position_embeddings, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """`[texts, tokens]` -> `[texts, tokens, hidden]`.
+    def forward(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Embeds texts.
+
+        Args:
+            input_ids: `[texts, tokens]`.
+            position_ids: `[texts or 1, tokens]`; default 0, 1, 2, ...
+
+        Returns:
+            `[texts, tokens, hidden]`.
 
         Raises:
             ValueError: If a text has more tokens than there are positions.
@@ -59,7 +74,9 @@ class TextEmbeddings(nn.Module):
         tokens, most = input_ids.shape[1], self.position_embeddings.shape[1]
         if tokens > most:
             raise ValueError(f"a text may have {most} tokens, got {tokens}: cut it by the tokenizer's truncation=True")
-        return self.dropout(self.token_embeddings(input_ids) + self.position_embeddings[:, :tokens])
+        table = self.position_embeddings
+        positions = table[:, :tokens] if position_ids is None else table[0, position_ids]
+        return self.dropout(self.token_embeddings(input_ids) + positions)
 
 
 class SuiteCLIPTextModel(SuitePreTrainedModel):
@@ -70,6 +87,7 @@ class SuiteCLIPTextModel(SuitePreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("text",)
     _input_embed_layer = "token_embeddings"
+    _keys_to_ignore_on_load_unexpected = [*NOT_OF_TEXTS, r"^text_projection"]  # noqa: RUF012
     _no_split_modules = ["TextEmbeddings", "Block"]  # noqa: RUF012 (transformers declares it as a plain list)
 
     def __init__(self, config: SuiteCLIPTextConfig):
@@ -109,35 +127,42 @@ class SuiteCLIPTextModel(SuitePreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encodes texts.
 
         Args:
             input_ids: `[texts, tokens]`, each with the end-of-text token, and filled up behind it.
-            attention_mask: Taken as tokenizers give it, and not needed: no token sees what fills up behind it.
-            output_attentions: Whether to return attention weights, under any attention backend; default the config's.
-            output_hidden_states: Whether to return every layer's tokens; default the config's.
-            attention_layers: Layers whose weights are returned, e.g. `[-1]`; default all.
+            attention_mask: `[texts, tokens]`, 1 or True for the tokens to attend to; default all, which is faster. As
+                no token sees those after it, what fills up behind the end needs no mask.
+            position_ids: `[texts or 1, tokens]`; default 0, 1, 2, ...
+            output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states`, `attention_layers` and
+                `return_dict`.
 
         Returns:
             `last_hidden_state` `[texts, tokens, hidden]`, normalised; `pooler_output` `[texts, hidden]`, the first
             end-of-text token; `hidden_states` and `attentions` where asked for.
 
         Raises:
-            ValueError: If a text is too long, or a layer doesn't exist.
+            ValueError: If texts are missing, one is too long, or a layer doesn't exist.
         """
+        self.check_inputs(kwargs, input_ids=input_ids)
         encoded = self.encoder(
-            self.embeddings(input_ids),
+            self.embeddings(input_ids, position_ids),
             *self.wanted_outputs(output_attentions, output_hidden_states),
             attention_layers,
+            attention_mask=attention_mask,
         )
         tokens = self.norm(encoded.last_hidden_state)
-        ends = (input_ids == self.config.eos_token_id).int().argmax(dim=1, keepdim=True)
+        ends = (input_ids == self.config.eos_token_id).int().argmax(dim=1, keepdim=True).to(tokens.device)
         return BaseModelOutputWithPooling(
             last_hidden_state=tokens,
             pooler_output=take_tokens(tokens, ends).squeeze(1),
@@ -146,4 +171,25 @@ class SuiteCLIPTextModel(SuitePreTrainedModel):
         )
 
 
-__all__ = ["SuiteCLIPTextModel", "SuiteCLIPVisionModel"]
+class SuiteCLIPVisionBackbone(TrunkBackbone, SuitePreTrainedModel):
+    """Feature maps of the image tower for dense prediction, through `AutoBackbone`."""
+
+    config_class = SuiteCLIPVisionConfig
+    base_model_prefix = "vision_model"
+    _keys_to_ignore_on_load_unexpected = [*NOT_OF_IMAGES, r"^visual_projection"]  # noqa: RUF012
+
+    def __init__(self, config: SuiteCLIPVisionConfig):
+        super().__init__(config)
+        self.vision_model = SuiteCLIPVisionModel._from_config(config)
+        self.post_init()
+
+
+AUTO_CLASSES = (
+    ("AutoModel", SuiteCLIPVisionModel),
+    ("AutoBackbone", SuiteCLIPVisionBackbone),
+    ("AutoModel", SuiteCLIPTextModel),
+    ("AutoModelForTextEncoding", SuiteCLIPTextModel),
+)
+join_auto_classes(AUTO_CLASSES)
+
+__all__ = ["SuiteCLIPTextModel", "SuiteCLIPVisionBackbone", "SuiteCLIPVisionModel"]

@@ -1,13 +1,17 @@
 """Configurations of CLIP: the image tower, the text tower and both together."""
 
+from transformers.utils import logging
+
 from .configuration_trunk import SuiteConfig, TransformerConfig
 from .configuration_vit import SuiteViTConfig
+
+logger = logging.get_logger(__name__)
 
 LOSS_TYPES = ("softmax", "sigmoid")
 
 
 class SuiteCLIPVisionConfig(SuiteViTConfig):
-    """Configuration of `SuiteCLIPVisionModelWithProjection` (Radford et al. 2021, arXiv 2103.00020).
+    """Configuration of CLIP's image tower: `SuiteCLIPVisionModel` and its kin (Radford et al. 2021, arXiv 2103.00020).
 
     The fields are `SuiteViTConfig`'s, so that any plain vision transformer can be the image tower. The defaults are
     CLIP's ViT-B/32.
@@ -50,16 +54,18 @@ class SuiteCLIPVisionConfig(SuiteViTConfig):
 
 
 class SuiteCLIPTextConfig(TransformerConfig):
-    """Configuration of `SuiteCLIPTextModelWithProjection` (Radford et al. 2021, arXiv 2103.00020, section 2.4).
+    """Configuration of CLIP's text tower: `SuiteCLIPTextModel` and `SuiteCLIPTextModelWithProjection`.
+
+    Source: Radford et al. 2021, arXiv 2103.00020, section 2.4.
 
     The fields of the blocks are `TransformerConfig`'s. The defaults are CLIP's with a ViT-B.
 
     Args:
         vocab_size: Number of the tokenizer's tokens.
         max_position_embeddings: Most tokens of a text, start and end included.
-        eos_token_id: The token that ends a text, at whose place its features are read.
-        bos_token_id: The token that starts a text.
-        pad_token_id: The token that fills a batch up, behind the end.
+        eos_token_id: The token that ends a text, at whose place its features are read; default the vocabulary's last.
+        bos_token_id: The token that starts a text; default the one before.
+        pad_token_id: The token that fills a batch up, behind the end; default the token that ends a text.
         projection_dim: Width of the features that both towers are compared in.
 
     Raises:
@@ -76,9 +82,9 @@ class SuiteCLIPTextConfig(TransformerConfig):
     layer_norm_eps: float = 1e-5
     vocab_size: int = 49408
     max_position_embeddings: int = 77
-    bos_token_id: int | None = 49406
-    eos_token_id: int | None = 49407
-    pad_token_id: int | None = 49407
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
     projection_dim: int = 512
 
     # What the trunk reads beside its fields.
@@ -86,11 +92,27 @@ class SuiteCLIPTextConfig(TransformerConfig):
     mlp_type = "gelu"
     layer_scale_init_value = None
 
+    def __post_init__(self, **kwargs):
+        # Numbers, not rules: tokens that are added to the vocabulary later change none of them.
+        if self.bos_token_id is None:
+            self.bos_token_id = self.vocab_size - 2
+        if self.eos_token_id is None:
+            self.eos_token_id = self.vocab_size - 1
+        if self.pad_token_id is None:
+            self.pad_token_id = self.eos_token_id
+        super().__post_init__(**kwargs)
+
     def check(self) -> None:
         super().check()
         self._check_positive(("vocab_size", "max_position_embeddings", "projection_dim"))
-        if self.eos_token_id is None or not 0 <= self.eos_token_id < self.vocab_size:
-            raise ValueError(f"eos_token_id must be below vocab_size {self.vocab_size}, got {self.eos_token_id}")
+        if self.eos_token_id is None:
+            raise ValueError("eos_token_id must be a token's number, as a text's features are read at its end")
+        if not 0 <= self.eos_token_id < self.vocab_size:
+            # No error, as the vocabulary may be made smaller before the number is set.
+            logger.warning_once(
+                f"eos_token_id {self.eos_token_id} is not in the vocabulary of {self.vocab_size} tokens: no text has "
+                "an end, and its features are read at its first token"
+            )
 
 
 class SuiteCLIPConfig(SuiteConfig):

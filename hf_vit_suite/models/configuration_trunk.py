@@ -1,6 +1,7 @@
 """The configuration fields of transformer blocks and of image encoders, and their checks."""
 
 from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
 BLOCK_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -111,7 +112,7 @@ class TransformerConfig(SuiteConfig):
             raise ValueError(f"hidden_act must be an activation of transformers, got {self.hidden_act!r}")
 
 
-class TrunkConfig(TransformerConfig):
+class TrunkConfig(BackboneConfigMixin, TransformerConfig):
     """Base of the image families' configurations: the fields of patches beside those of the blocks.
 
     The defaults are ViT-B/16 at 224 pixels (Dosovitskiy et al. 2020, arXiv 2010.11929, table 1) with the
@@ -119,19 +120,45 @@ class TrunkConfig(TransformerConfig):
 
     Args:
         image_size: Pixels for which the position table is made: one number, or (height, width).
-        patch_size: Side of the square patches in pixels.
+        patch_size: Side of the square patches in pixels; `(side, side)` is taken too.
         num_channels: Channels of the input.
+        reshape_hidden_states: Whether a backbone returns maps; else tokens, prefix tokens included.
+        apply_layernorm: Whether a backbone's maps are normalised by the last norm.
+        out_features: Stages that a backbone returns, of `"stem"`, `"stage1"`, ...; default the last one, whatever
+            `num_hidden_layers` is when they are read.
+        out_indices: The same as numbers; negative ones count from the last stage.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
     """
 
     image_size: int | list[int] | tuple[int, int] = 224
-    patch_size: int = 16
+    patch_size: int | list[int] | tuple[int, int] = 16
     num_channels: int = 3
+    reshape_hidden_states: bool = True
+    apply_layernorm: bool = True
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        stage_names = kwargs.pop("stage_names", None)
+        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
+        # Files that hold stage names hold the default stage too, as if it had been chosen.
+        if stage_names is not None and out_features == stage_names[-1:]:
+            out_features = out_indices = None
+        self.set_output_features_output_indices(out_features, out_indices)
+        super().__post_init__(**kwargs)
+
+    def __setattr__(self, name: str, value) -> None:
+        if name == "patch_size" and not isinstance(value, int):
+            if len(set(value)) != 1:
+                raise ValueError(f"patch_size must be one number, as patches are square, got {value}")
+            value = value[0]
+        super().__setattr__(name, value)
 
     def check(self) -> None:
         super().check()
+        self.verify_out_features_out_indices()
         self._check_positive(IMAGE_SIZES)
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size must be a number or (height, width), got {self.image_size}")
@@ -153,8 +180,47 @@ class TrunkConfig(TransformerConfig):
         height, width = self.image_height_width
         return height // self.patch_size, width // self.patch_size
 
+    @property
+    def stage_names(self) -> list[str]:
+        """What a backbone can return: the input of the blocks, and the output of each."""
+        return ["stem", *(f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1))]
+
+    def set_output_features_output_indices(
+        self, out_features: list[str] | None, out_indices: list[int] | tuple[int, ...] | None
+    ) -> None:
+        """Keeps the chosen stages alone, where transformers also keeps the default, which a new depth makes wrong."""
+        self._out_features = out_features
+        self._out_indices = list(out_indices) if isinstance(out_indices, tuple) else out_indices
+        self.verify_out_features_out_indices()
+
+    @property
+    def out_features(self) -> list[str]:
+        """Names of the stages that a backbone returns."""
+        if self._out_features is not None:
+            return self._out_features
+        return [self.stage_names[index] for index in self.out_indices]
+
+    @out_features.setter
+    def out_features(self, out_features: list[str] | None) -> None:
+        self.set_output_features_output_indices(out_features, None)
+
+    @property
+    def out_indices(self) -> list[int]:
+        """Numbers of the stages that a backbone returns."""
+        if self._out_indices is not None:
+            return self._out_indices
+        if self._out_features is not None:
+            return [self.stage_names.index(name) for name in self._out_features]
+        return [self.num_hidden_layers]
+
+    @out_indices.setter
+    def out_indices(self, out_indices: list[int] | tuple[int, ...] | None) -> None:
+        self.set_output_features_output_indices(None, out_indices)
+
 
 # Every field that the image families share.
-TRUNK_FIELDS = (*TransformerConfig.__annotations__, *TrunkConfig.__annotations__)
+TRUNK_FIELDS = tuple(
+    name for name in (*TransformerConfig.__annotations__, *TrunkConfig.__annotations__) if not name.startswith("_")
+)
 
 __all__ = ["SuiteConfig", "TransformerConfig", "TrunkConfig"]

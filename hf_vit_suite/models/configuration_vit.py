@@ -1,7 +1,5 @@
 """Configuration of the plain vision transformer: ViT, DeiT, the DINO and DINOv2 backbones, CLIP's image tower."""
 
-from transformers.backbone_utils import BackboneConfigMixin
-
 from .configuration_trunk import TRUNK_FIELDS, TrunkConfig
 
 CHOICES = {
@@ -11,7 +9,7 @@ CHOICES = {
 }
 
 
-class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
+class SuiteViTConfig(TrunkConfig):
     """Configuration of `SuiteViTModel`, `SuiteViTForImageClassification` and `SuiteViTBackbone`.
 
     The defaults are ViT-B/16 at 224 pixels; DeiT and DINOv2 are this class with other values. The fields of every
@@ -37,15 +35,14 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
             as in DINOv2 with registers and timm; the first DINO, DINOv2 and transformers do not.
         position_interpolation_offset: Added to the target grid before it is turned into a scale factor; 0.1 in the
             original DINO and DINOv2 code, 0 elsewhere.
-        out_features: Stages that `SuiteViTBackbone` returns, of `"stem"`, `"stage1"`, ...; default the last one,
-            whatever `num_hidden_layers` is when they are read.
-        out_indices: The same as numbers; negative ones count from the last stage.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
     """
 
     model_type = "suite_vit"
+    # Else predictions of a distilled classifier would be a tuple in a plain Trainer.
+    keys_to_ignore_at_inference = ["class_logits", "distillation_logits"]  # noqa: RUF012 (as transformers declares it)
 
     mlp_type: str = "gelu"
     layer_scale_init_value: float | None = None
@@ -61,60 +58,11 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
     position_embedding_type: str = "learned"
     position_interpolation_antialias: bool = False
     position_interpolation_offset: float = 0.0
-    _out_features: list[str] | None = None
-    _out_indices: list[int] | None = None
-
-    def __post_init__(self, **kwargs):
-        stage_names = kwargs.pop("stage_names", None)
-        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
-        # Files that hold stage names hold the default stage too, as if it had been chosen.
-        if stage_names is not None and out_features == stage_names[-1:]:
-            out_features = out_indices = None
-        self.set_output_features_output_indices(out_features, out_indices)
-        super().__post_init__(**kwargs)
 
     def check(self) -> None:
         super().check()
-        self.verify_out_features_out_indices()
         self._check_choices()
         self._check_classifier()
-
-    @property
-    def stage_names(self) -> list[str]:
-        """What `SuiteViTBackbone` can return: the input of the blocks, and the output of each."""
-        return ["stem", *(f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1))]
-
-    def set_output_features_output_indices(
-        self, out_features: list[str] | None, out_indices: list[int] | tuple[int, ...] | None
-    ) -> None:
-        """Keeps the chosen stages alone, where transformers also keeps the default, which a new depth makes wrong."""
-        self._out_features = out_features
-        self._out_indices = list(out_indices) if isinstance(out_indices, tuple) else out_indices
-        self.verify_out_features_out_indices()
-
-    @property
-    def out_features(self) -> list[str]:
-        """Names of the stages that `SuiteViTBackbone` returns."""
-        if self._out_features is not None:
-            return self._out_features
-        return [self.stage_names[index] for index in self.out_indices]
-
-    @out_features.setter
-    def out_features(self, out_features: list[str] | None) -> None:
-        self.set_output_features_output_indices(out_features, None)
-
-    @property
-    def out_indices(self) -> list[int]:
-        """Numbers of the stages that `SuiteViTBackbone` returns."""
-        if self._out_indices is not None:
-            return self._out_indices
-        if self._out_features is not None:
-            return [self.stage_names.index(name) for name in self._out_features]
-        return [self.num_hidden_layers]
-
-    @out_indices.setter
-    def out_indices(self, out_indices: list[int] | tuple[int, ...] | None) -> None:
-        self.set_output_features_output_indices(None, out_indices)
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -135,8 +83,7 @@ class SuiteViTConfig(BackboneConfigMixin, TrunkConfig):
     def vit_fields(self) -> dict:
         """What makes a plain vision transformer like this one, without what a family adds."""
         names = (*TRUNK_FIELDS, *SuiteViTConfig.__annotations__)
-        fields = {name: getattr(self, name) for name in names if not name.startswith("_")}
-        return fields | {"use_mask_token": self.has_mask_token}
+        return {name: getattr(self, name) for name in names} | {"use_mask_token": self.has_mask_token}
 
     def _check_choices(self) -> None:
         for name, allowed in CHOICES.items():

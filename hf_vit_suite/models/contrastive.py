@@ -43,7 +43,7 @@ class Similarities(NamedTuple):
     @property
     def partners(self) -> Tensor:
         """The column that belongs to each row, `[rows]`."""
-        return self.first + torch.arange(len(self.per_image), device=self.per_image.device)
+        return self.first + torch.arange(self.per_image.shape[0], device=self.per_image.device)
 
 
 def similarities(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None = None) -> Similarities:
@@ -83,7 +83,7 @@ def gathered_similarities(
     return Similarities(
         similarities(images, all_texts, scale, bias).per_image,
         similarities(texts, all_images, scale, bias).per_image,
-        dist.get_rank() * len(images),
+        dist.get_rank() * images.shape[0],
     )
 
 

@@ -25,6 +25,17 @@ def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
     return patches.reshape(batch, rows * columns, channels * patch_size * patch_size)
 
 
+def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
+    """Drops the rows and columns at the end that fill no patch, as a strided convolution does.
+
+    Args:
+        pixel_values: `[..., height, width]`.
+        patch_size: Side of a patch in pixels.
+    """
+    height, width = pixel_values.shape[-2:]
+    return pixel_values[..., : height // patch_size * patch_size, : width // patch_size * patch_size]
+
+
 def take_tokens(tokens: Tensor, numbers: Tensor) -> Tensor:
     """Chosen tokens of each sample: `[batch, tokens, hidden]` and `[batch, chosen]` -> `[batch, chosen, hidden]`."""
     return tokens.gather(1, numbers.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
@@ -75,6 +86,21 @@ def resize_position_table(
     return grid.flatten(2).transpose(1, 2).to(table.dtype)  # (1, D, h, w) -> (1, N, D)
 
 
+class PatchProjection(nn.Conv2d):
+    """A convolution whose stride is its kernel, computed as one matrix product over the patches.
+
+    It skips the layout changes of convolution kernels. As a `Conv2d` that is called like one it keeps what others
+    attach to convolutions: LoRA, pruning, hooks and offloaded weights.
+    """
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """`[batch, channels, height, width]` -> `[batch, hidden, rows, columns]`."""
+        size = self.kernel_size[0]
+        grid = pixel_values.shape[2] // size, pixel_values.shape[3] // size
+        projected = F.linear(patchify(pixel_values, size), self.weight.flatten(1), self.bias)
+        return projected.transpose(1, 2).unflatten(2, grid)  # (B, N, D) -> (B, D, h, w), a view
+
+
 class PatchEmbedding(nn.Module):
     """Linear projection of patches. The weight has a convolution's shape, `[hidden, channels, p, p]`."""
 
@@ -82,7 +108,7 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         self.num_channels = config.num_channels
-        self.projection = nn.Conv2d(
+        self.projection = PatchProjection(
             config.num_channels,
             config.hidden_size,
             config.patch_size,
@@ -103,18 +129,19 @@ class PatchEmbedding(nn.Module):
             raise ValueError(
                 f"image sides must be multiples of the patch size {self.patch_size}, got {height} x {width} pixels: "
                 f"resize or crop to {round_to_multiple(height, self.patch_size)} x "
-                f"{round_to_multiple(width, self.patch_size)}"
+                f"{round_to_multiple(width, self.patch_size)}, or pass interpolate_pos_encoding=True, which drops the "
+                "rest"
             )
         return height // self.patch_size, width // self.patch_size
 
     def forward(self, pixel_values: Tensor, visible: Tensor | None = None) -> Tensor:
         """`[batch, channels, height, width]` -> `[batch, patches, hidden]`, all or those numbered in `visible`."""
-        # A strided convolution over patches is one matrix product; written as one it skips the layout changes of
-        # convolution kernels, and can project a subset of the patches.
-        patches = patchify(pixel_values, self.patch_size)
-        if visible is not None:
-            patches = take_tokens(patches, visible)
-        return F.linear(patches, self.projection.weight.flatten(1), self.projection.bias)
+        if visible is None:
+            return self.projection(pixel_values).flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, N, D), a view
+        patches = take_tokens(patchify(pixel_values, self.patch_size), visible)
+        # The projection takes images, so each visible patch is one.
+        images = patches.view(-1, self.num_channels, self.patch_size, self.patch_size)
+        return self.projection(images).view(*visible.shape, -1)
 
 
 def round_to_multiple(size: float, multiple: int) -> int:
@@ -128,7 +155,7 @@ class Embeddings(nn.Module):
     Token order: class, distillation (where used), registers (without position), patches row by row.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, use_mask_token: bool = False):
         super().__init__()
         hidden = config.hidden_size
         self.grid = config.grid_height_width
@@ -144,7 +171,7 @@ class Embeddings(nn.Module):
         self.register_tokens = (
             nn.Parameter(torch.zeros(1, config.num_register_tokens, hidden)) if config.num_register_tokens else None
         )
-        self.mask_token = nn.Parameter(torch.zeros(1, hidden)) if config.has_mask_token else None
+        self.mask_token = nn.Parameter(torch.zeros(1, hidden)) if config.has_mask_token or use_mask_token else None
         self.position_embeddings = nn.Parameter(
             torch.zeros(1, num_positions, hidden), requires_grad=not self.has_fixed_positions
         )
@@ -193,5 +220,5 @@ class Embeddings(nn.Module):
             if self.mask_token is None:
                 raise ValueError("bool_masked_pos needs a model whose config has use_mask_token=True")
             patches = torch.where(bool_masked_pos.unsqueeze(-1), self.mask_token, patches)
-        prefix = self.prefix_tokens(prefix_positions).expand(len(patches), -1, -1)
+        prefix = self.prefix_tokens(prefix_positions).expand(patches.shape[0], -1, -1)
         return self.dropout(torch.cat((prefix, patches + patch_positions), dim=1))

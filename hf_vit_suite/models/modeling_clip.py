@@ -21,7 +21,8 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
-from .clip_towers import SuiteCLIPTextModel, SuiteCLIPVisionModel
+from .clip_towers import AUTO_CLASSES as TOWER_AUTO_CLASSES
+from .clip_towers import NOT_OF_IMAGES, NOT_OF_TEXTS, SuiteCLIPTextModel, SuiteCLIPVisionModel
 from .configuration_clip import SuiteCLIPConfig, SuiteCLIPTextConfig, SuiteCLIPVisionConfig
 from .contrastive import LOSSES, gathered_similarities, in_batch_accuracy, similarities
 from .gradient_cache import cached_features
@@ -117,6 +118,8 @@ class SuiteCLIPPreTrainedModel(SuitePreTrainedModel):
 class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
     """Both towers, their similarities and the loss."""
 
+    main_input_name = "input_ids"
+
     def __init__(self, config: SuiteCLIPConfig):
         super().__init__(config)
         self.vision_model = SuiteCLIPVisionModel._from_config(config.vision_config)
@@ -132,11 +135,15 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
     @can_return_tuple
     def get_image_features(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
         num_output_tokens: int | None = None,
+        interpolate_pos_encoding: bool = False,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encodes images.
 
@@ -151,7 +158,9 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
             *self.wanted_outputs(output_attentions, output_hidden_states),
             attention_layers=attention_layers,
             num_output_tokens=num_output_tokens,
+            interpolate_pos_encoding=interpolate_pos_encoding,
             return_dict=True,
+            **kwargs,
         )
         outputs.pooler_output = self.visual_projection(outputs.pooler_output)
         return outputs
@@ -159,11 +168,15 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
     @can_return_tuple
     def get_text_features(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encodes texts.
 
@@ -176,9 +189,11 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
         outputs = self.text_model(
             input_ids,
             attention_mask,
+            position_ids,
             *self.wanted_outputs(output_attentions, output_hidden_states),
             attention_layers=attention_layers,
             return_dict=True,
+            **kwargs,
         )
         outputs.pooler_output = self.text_projection(outputs.pooler_output)
         return outputs
@@ -186,23 +201,27 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        return_loss: bool = False,
+        position_ids: Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
         cached_batch_size: int | None = None,
         local_loss: bool = True,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> SuiteCLIPOutput:
         """Compares images with texts.
 
         Args:
-            input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`.
-            pixel_values: `[images, channels, height, width]`, normalised; any size whose sides are multiples of the
-                patch size.
-            attention_mask: Taken as tokenizers give it, and not needed.
+            input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`, likewise `attention_mask` and `position_ids`.
+            pixel_values: `[images, channels, height, width]`, as in `SuiteViTModel`, likewise
+                `interpolate_pos_encoding`.
             return_loss: Whether to return the loss, for which image i belongs to text i. In training it has the pairs
                 of every process.
             cached_batch_size: Pairs whose activations are kept at a time: the features of the others are computed
@@ -214,20 +233,33 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
                 `attention_layers`; not with `cached_batch_size`.
 
         Raises:
-            ValueError: If shapes don't suit, or `return_loss` is asked for and images and texts are not equally many.
+            ValueError: If images or texts are missing, shapes don't suit, or `return_loss` is asked for and images and
+                texts are not equally many.
         """
-        if return_loss and len(input_ids) != len(pixel_values):
-            raise ValueError(f"the loss needs pairs, got {len(pixel_values)} images and {len(input_ids)} texts")
+        self.check_inputs(kwargs, input_ids=input_ids, pixel_values=pixel_values)
+        num_images, num_texts = pixel_values.shape[0], input_ids.shape[0]
+        if return_loss and num_images != num_texts:
+            raise ValueError(f"the loss needs pairs, got {num_images} images and {num_texts} texts")
         images = texts = None
+        of_images = {"pixel_values": pixel_values, "interpolate_pos_encoding": interpolate_pos_encoding}
+        of_texts = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         if cached_batch_size is None:
-            wanted = (output_attentions, output_hidden_states, attention_layers)
-            images = self.get_image_features(pixel_values, *wanted, num_output_tokens=1, return_dict=True)
-            texts = self.get_text_features(input_ids, attention_mask, *wanted, return_dict=True)
+            wanted = {
+                "output_attentions": output_attentions,
+                "output_hidden_states": output_hidden_states,
+                "attention_layers": attention_layers,
+                "return_dict": True,
+            }
+            images = self.get_image_features(**of_images, **wanted, num_output_tokens=1)
+            texts = self.get_text_features(**of_texts, **wanted)
             features = images.pooler_output, texts.pooler_output
         else:
-            features = self.cached_features(pixel_values, input_ids, cached_batch_size)
+            features = self.cached_features(of_images, of_texts, cached_batch_size)
         image_embeds, text_embeds = (F.normalize(feature, dim=-1) for feature in features)
-        arguments = (image_embeds, text_embeds, self.logit_scale.exp(), self.logit_bias)
+        text_embeds = text_embeds.to(image_embeds.device)
+        factor = self.logit_scale.exp().to(image_embeds.device)
+        bias = None if self.logit_bias is None else self.logit_bias.to(image_embeds.device)
+        arguments = (image_embeds, text_embeds, factor, bias)
         gathers = return_loss and self.training
         pairs = gathered_similarities(*arguments, local_loss) if gathers else similarities(*arguments)
         return SuiteCLIPOutput(
@@ -241,20 +273,26 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
             vision_model_output=images,
         )
 
-    def cached_features(self, pixel_values: Tensor, input_ids: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    def cached_features(self, of_images: dict, of_texts: dict, size: int) -> tuple[Tensor, Tensor]:
         """Both towers' projected features, of which `size` rows have activations at a time."""
+        pixel_values = of_images.pop("pixel_values")
+        input_ids = of_texts["input_ids"]
+        # One tensor, whose rows are taken together.
+        names = [name for name, value in of_texts.items() if value is not None]
+        stacked = torch.stack([of_texts[name].expand_as(input_ids) for name in names], dim=1)
 
         def encode_images(part: Tensor) -> Tensor:
-            return self.get_image_features(part, num_output_tokens=1, return_dict=True).pooler_output
+            return self.get_image_features(part, **of_images, num_output_tokens=1, return_dict=True).pooler_output
 
         def encode_texts(part: Tensor) -> Tensor:
-            return self.get_text_features(part, return_dict=True).pooler_output
+            arguments = dict(zip(names, part.unbind(1), strict=True))
+            return self.get_text_features(**arguments, return_dict=True).pooler_output
 
         image_weights = chain(self.vision_model.parameters(), self.visual_projection.parameters())
         text_weights = chain(self.text_model.parameters(), self.text_projection.parameters())
         return (
             cached_features(encode_images, image_weights, pixel_values, size),
-            cached_features(encode_texts, text_weights, input_ids, size),
+            cached_features(encode_texts, text_weights, stacked, size),
         )
 
     @torch.no_grad()
@@ -269,7 +307,7 @@ class SuiteCLIPVisionModelWithProjection(SuiteCLIPPreTrainedModel):
     config_class = SuiteCLIPVisionConfig
     base_model_prefix = "vision_model"
     input_modalities = ("image",)
-    _keys_to_ignore_on_load_unexpected = [r"^text_", r"^logit_"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = NOT_OF_IMAGES
 
     def __init__(self, config: SuiteCLIPVisionConfig):
         super().__init__(config)
@@ -280,10 +318,13 @@ class SuiteCLIPVisionModelWithProjection(SuiteCLIPPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> SuiteCLIPVisionOutput:
         """Encodes images.
 
@@ -295,6 +336,7 @@ class SuiteCLIPVisionModelWithProjection(SuiteCLIPPreTrainedModel):
             *self.wanted_outputs(output_attentions, output_hidden_states),
             attention_layers=attention_layers,
             return_dict=True,
+            **kwargs,
         )
         return SuiteCLIPVisionOutput(
             image_embeds=self.visual_projection(outputs.pooler_output),
@@ -312,7 +354,7 @@ class SuiteCLIPTextModelWithProjection(SuiteCLIPPreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("text",)
     _input_embed_layer = "token_embeddings"
-    _keys_to_ignore_on_load_unexpected = [r"^vis", r"^logit_"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = NOT_OF_TEXTS
 
     def __init__(self, config: SuiteCLIPTextConfig):
         super().__init__(config)
@@ -323,11 +365,15 @@ class SuiteCLIPTextModelWithProjection(SuiteCLIPPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> SuiteCLIPTextOutput:
         """Encodes texts.
 
@@ -337,9 +383,11 @@ class SuiteCLIPTextModelWithProjection(SuiteCLIPPreTrainedModel):
         outputs = self.text_model(
             input_ids,
             attention_mask,
+            position_ids,
             *self.wanted_outputs(output_attentions, output_hidden_states),
             attention_layers=attention_layers,
             return_dict=True,
+            **kwargs,
         )
         return SuiteCLIPTextOutput(
             text_embeds=self.text_projection(outputs.pooler_output),
@@ -352,10 +400,9 @@ class SuiteCLIPTextModelWithProjection(SuiteCLIPPreTrainedModel):
 AUTO_CLASSES = (
     ("AutoModel", SuiteCLIPModel),
     ("AutoModelForZeroShotImageClassification", SuiteCLIPModel),
-    ("AutoModel", SuiteCLIPVisionModelWithProjection),
-    ("AutoModel", SuiteCLIPTextModelWithProjection),
+    *TOWER_AUTO_CLASSES,
 )
-join_auto_classes(AUTO_CLASSES)
+join_auto_classes(AUTO_CLASSES, (SuiteCLIPVisionModelWithProjection, SuiteCLIPTextModelWithProjection))
 
 __all__ = [
     "SuiteCLIPModel",

@@ -20,7 +20,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import initialization as init
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .backbone import TrunkBackbone
 from .configuration_dino import SuiteDINOConfig
+from .embedding import whole_patches
 from .modeling_vit import SuiteViTModel, SuiteViTPreTrainedModel
 from .pretrained import join_auto_classes
 from .prototypes import (
@@ -33,6 +35,7 @@ from .prototypes import (
     teacher_statistics,
 )
 
+PRETRAINING_KEYS = [r"^(student|student_head|teacher_head|center|patch_center)\."]
 # Against the logarithm of a distance of zero; DINOv2's value.
 KOLEO_EPSILON = 1e-8
 
@@ -77,7 +80,7 @@ def koleo_loss(features: Tensor) -> Tensor:
     Raises:
         ValueError: If there is one image only.
     """
-    if len(features) < 2:
+    if features.shape[0] < 2:
         raise ValueError("KoLeo compares the images of a batch: it needs at least 2 on each device, got 1")
     with torch.autocast(features.device.type, enabled=False):
         features = F.normalize(features.float(), eps=KOLEO_EPSILON)
@@ -106,6 +109,7 @@ class ProjectionHead(nn.Module):
 
     def project(self, features: Tensor) -> Tensor:
         """`[..., hidden]` -> `[..., bottleneck]` of length 1, in autocast's type where it is on."""
+        features = features.to(self.prototypes.direction.device)
         rows = F.normalize(self.layers(features.flatten(0, -2)), dim=-1)
         if torch.is_autocast_enabled(rows.device.type):
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))
@@ -120,6 +124,7 @@ class SuiteDINOPreTrainedModel(SuiteViTPreTrainedModel):
     """Initialisation shared by the DINO classes: the backbone's, and torch's linear layer's for the prototypes."""
 
     config_class = SuiteDINOConfig
+    _no_split_modules = [*SuiteViTPreTrainedModel._no_split_modules, "ProjectionHead"]  # noqa: RUF012
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -140,9 +145,7 @@ class SuiteDINOPreTrainedModel(SuiteViTPreTrainedModel):
 class SuiteDINOModel(SuiteDINOPreTrainedModel, SuiteViTModel):
     """The backbone, a plain vision transformer: of a pretrained folder the teacher's."""
 
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012 (transformers declares it as a plain list)
-        r"^(student|student_head|teacher_head|center|patch_center)\."
-    ]
+    _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
 
 
 class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
@@ -208,14 +211,18 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         local_pixel_values: Tensor | None = None,
         bool_masked_pos: Tensor | None = None,
         teacher_temperature: float | None = None,
         output_statistics: bool = False,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
+        interpolate_pos_encoding: bool = False,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> SuiteDINOForPreTrainingOutput:
         """Compares the student's view of each crop with the teacher's of the others.
 
@@ -228,12 +235,18 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
             output_statistics: Whether to return what shows a collapse; it costs a few passes over the prototypes.
             output_attentions: Of the teacher, as in `SuiteViTModel`, likewise `output_hidden_states` and
                 `attention_layers`.
+            interpolate_pos_encoding: Of all crops, as in `SuiteViTModel`, likewise `return_dict`.
 
         Raises:
-            ValueError: If shapes don't suit, there is no pair of different crops, masks are missing, or KoLeo is on
-                and the batch has one image.
+            ValueError: If crops are missing, shapes don't suit, there is no pair of different crops, masks are
+                missing, or KoLeo is on and the batch has one image.
         """
+        self.check_inputs(kwargs, pixel_values=pixel_values)
         check_crops(pixel_values, local_pixel_values)
+        if interpolate_pos_encoding:
+            pixel_values = whole_patches(pixel_values, self.config.patch_size)
+            if local_pixel_values is not None:
+                local_pixel_values = whole_patches(local_pixel_values, self.config.patch_size)
         temperature = teacher_temperature or self.config.teacher_temperature
         masks = None if bool_masked_pos is None else bool_masked_pos.flatten(0, 1)
         with torch.no_grad():
@@ -310,9 +323,10 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         """
         images, num_crops = class_tokens.shape[:2]
         student = self.student_head.project(class_tokens)
-        pairs = torch.ones(num_crops, len(targets.features) // images, device=student.device).fill_diagonal_(0)
+        pairs = torch.ones(num_crops, targets.features.shape[0] // images, device=student.device).fill_diagonal_(0)
         weights = (pairs / (pairs.sum() * images)).expand(images, -1, -1)
-        return cross_entropy(student, self.student_head.prototypes, targets, self.config.student_temperature, weights)
+        prototypes, temperature = self.student_head.prototypes, self.config.student_temperature
+        return cross_entropy(student, prototypes, targets.to(student.device), temperature, weights)
 
     def patch_loss(self, student: Tensor, teacher: Tensor, masks: Tensor | None, temperature: float) -> Tensor:
         """Cross-entropy of masked patches with what the teacher sees there (iBOT, arXiv 2111.07832, eq. 2).
@@ -332,10 +346,12 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
             taught = self.teacher_head.project(teacher[:, prefix:][masks])
             targets = self.make_targets(taught, self.patch_center, temperature)
         learned = self.student_head.project(student[:, prefix:][masks])
-        share = 1 / (len(masks) * masks.sum(dim=1, keepdim=True).clamp(min=1))
-        weights = share.expand_as(masks)[masks].view(-1, 1, 1)
+        share = 1 / (masks.shape[0] * masks.sum(dim=1, keepdim=True).clamp(min=1))
+        weights = share.expand_as(masks)[masks].view(-1, 1, 1).to(learned.device)
         prototypes, student_temperature = self.student_head.prototypes, self.config.student_temperature
-        return cross_entropy(learned.unsqueeze(1), prototypes, targets, student_temperature, weights)
+        return cross_entropy(
+            learned.unsqueeze(1), prototypes, targets.to(learned.device), student_temperature, weights
+        )
 
     @torch.no_grad()
     def statistics(self, teacher: Tensor, targets: Targets, temperature: float) -> dict[str, Tensor]:
@@ -357,7 +373,28 @@ def check_crops(pixel_values: Tensor, local_pixel_values: Tensor | None) -> None
         raise ValueError("DINO needs two global crops of an image, or one and local crops, got one alone")
 
 
-AUTO_CLASSES = (("AutoModel", SuiteDINOModel), ("AutoModelForPreTraining", SuiteDINOForPreTraining))
+class SuiteDINOBackbone(TrunkBackbone, SuiteDINOPreTrainedModel):
+    """Feature maps for dense prediction, through `AutoBackbone`: of a pretrained folder the teacher's."""
+
+    _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
+
+    def __init__(self, config: SuiteDINOConfig):
+        super().__init__(config)
+        self.vit = SuiteDINOModel(config)
+        self.post_init()
+
+
+AUTO_CLASSES = (
+    ("AutoModel", SuiteDINOModel),
+    ("AutoModelForPreTraining", SuiteDINOForPreTraining),
+    ("AutoBackbone", SuiteDINOBackbone),
+)
 join_auto_classes(AUTO_CLASSES)
 
-__all__ = ["SuiteDINOForPreTraining", "SuiteDINOForPreTrainingOutput", "SuiteDINOModel", "SuiteDINOPreTrainedModel"]
+__all__ = [
+    "SuiteDINOBackbone",
+    "SuiteDINOForPreTraining",
+    "SuiteDINOForPreTrainingOutput",
+    "SuiteDINOModel",
+    "SuiteDINOPreTrainedModel",
+]

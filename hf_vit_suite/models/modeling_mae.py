@@ -20,11 +20,20 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
+from .backbone import TrunkBackbone
 from .configuration_mae import SuiteMAEConfig
-from .embedding import Embeddings, patchify, resize_position_table, sincos_position_table, take_tokens
+from .embedding import (
+    Embeddings,
+    patchify,
+    resize_position_table,
+    sincos_position_table,
+    take_tokens,
+    whole_patches,
+)
 from .pretrained import SuitePreTrainedModel, join_auto_classes
 from .transformer import Encoder
 
+DECODER_KEYS = [r"^decoder\."]
 # Against a division by zero where a patch has one colour; the paper's code has this value.
 PIXEL_VARIANCE_EPSILON = 1e-6
 
@@ -152,6 +161,7 @@ class SuiteMAEPreTrainedModel(SuitePreTrainedModel):
     """Initialisation shared by the MAE classes (appendix A.1)."""
 
     config_class = SuiteMAEConfig
+    _no_split_modules = [*SuitePreTrainedModel._no_split_modules, "Decoder"]  # noqa: RUF012 (as transformers has it)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -174,7 +184,7 @@ class SuiteMAEPreTrainedModel(SuitePreTrainedModel):
 class SuiteMAEModel(SuiteMAEPreTrainedModel):
     """The encoder: images, nothing masked, to tokens and one vector."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # noqa: RUF012 (transformers declares it as a plain list)
+    _keys_to_ignore_on_load_unexpected = DECODER_KEYS
 
     def __init__(self, config: SuiteMAEConfig):
         super().__init__(config)
@@ -186,33 +196,42 @@ class SuiteMAEModel(SuiteMAEPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
         visible: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        attention_mask: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encodes images.
 
         Args:
-            pixel_values: `[batch, channels, height, width]`, normalised; any size whose sides are multiples of the
-                patch size, as positions are resized to it.
-            output_attentions: Whether to return attention weights, under any attention backend; default the config's.
-            output_hidden_states: Whether to return every layer's tokens; default the config's.
-            attention_layers: Layers whose weights are returned, e.g. `[-1]`; default all.
-            visible: `[batch, visible]`, numbers of the patches to encode; default all.
+            pixel_values: `[batch, channels, height, width]`, as in `SuiteViTModel`, likewise the others.
+            visible: `[batch, visible]`, numbers of the patches to encode; default all. The attention mask is then of
+                the class token and these.
 
         Returns:
             `last_hidden_state` `[batch, 1 + patches, hidden]`, normalised, class token first; `pooler_output`
             `[batch, hidden]`, the class token; `hidden_states` and `attentions` where asked for.
 
         Raises:
-            ValueError: If channels or sides don't suit the model, or a layer doesn't exist.
+            ValueError: If images are missing, channels or sides don't suit the model, a layer doesn't exist, or
+                `noise` is given, which `SuiteMAEForPreTraining` takes.
         """
+        if kwargs.get("noise") is not None:
+            raise ValueError("SuiteMAEModel masks nothing: pass visible=..., or noise to SuiteMAEForPreTraining")
+        self.check_inputs(kwargs, pixel_values=pixel_values)
+        if interpolate_pos_encoding:
+            pixel_values = whole_patches(pixel_values, self.config.patch_size)
         encoded = self.encoder(
             self.embeddings(pixel_values, visible=visible),
             *self.wanted_outputs(output_attentions, output_hidden_states),
             attention_layers,
+            attention_mask=attention_mask,
         )
         tokens = self.norm(encoded.last_hidden_state)
         return BaseModelOutputWithPooling(
@@ -235,12 +254,16 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         noise: Tensor | None = None,
         predict_visible: bool = False,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
+        interpolate_pos_encoding: bool = False,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> SuiteMAEForPreTrainingOutput:
         """Masks images and reconstructs them.
 
@@ -251,10 +274,15 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
             predict_visible: Whether to predict the visible patches too, which the loss never asks for.
             output_attentions: Of the encoder, as in `SuiteMAEModel`, likewise `output_hidden_states` and
                 `attention_layers`.
+            interpolate_pos_encoding: As in `SuiteViTModel`, likewise `return_dict`.
 
         Raises:
-            ValueError: If channels, sides or the noise's shape don't suit, or no patch would be visible or masked.
+            ValueError: If images are missing, channels, sides or the noise's shape don't suit, or no patch would be
+                visible or masked.
         """
+        self.check_inputs(kwargs, pixel_values=pixel_values)
+        if interpolate_pos_encoding:
+            pixel_values = whole_patches(pixel_values, self.config.patch_size)
         grid = self.vit.embeddings.patch_embeddings.grid(pixel_values)
         visible, masked = self.random_masking(pixel_values, grid, noise)
         encoded = self.vit(
@@ -266,8 +294,9 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
             return_dict=True,
         )
         predicted = self.decoder(encoded.last_hidden_state, visible, masked, grid, predict_visible)
+        visible, masked = visible.to(predicted.device), masked.to(predicted.device)
         numbers = torch.cat((masked, visible), dim=1)[:, : predicted.shape[1]]
-        places = predicted.new_zeros(len(predicted), grid[0] * grid[1], predicted.shape[2])
+        places = predicted.new_zeros(predicted.shape[0], grid[0] * grid[1], predicted.shape[2])
         return SuiteMAEForPreTrainingOutput(
             loss=self.compute_loss(pixel_values, predicted[:, : masked.shape[1]], masked),
             logits=places.scatter(1, numbers.unsqueeze(-1).expand_as(predicted), predicted),
@@ -280,7 +309,7 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
         self, pixel_values: Tensor, grid: tuple[int, int], noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draws which patches stay: patch numbers `[batch, visible]` and `[batch, masked]`, both in random order."""
-        shape = (len(pixel_values), grid[0] * grid[1])
+        shape = (pixel_values.shape[0], grid[0] * grid[1])
         if noise is None:
             noise = torch.rand(shape, device=pixel_values.device)
         if noise.shape != shape:
@@ -296,13 +325,35 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
             predicted: `[batch, masked, patch_size * patch_size * channels]`.
             masked: `[batch, masked]`, the patches' numbers.
         """
-        target = take_tokens(target_pixels(pixel_values, self.config.patch_size), masked).float()
+        patches = target_pixels(pixel_values, self.config.patch_size).to(predicted.device)
+        target = take_tokens(patches, masked).float()
         if self.config.norm_pix_loss:
             target, _, _ = normalised(target)
         return F.mse_loss(predicted.float(), target)
 
 
-AUTO_CLASSES = (("AutoModel", SuiteMAEModel), ("AutoModelForPreTraining", SuiteMAEForPreTraining))
+class SuiteMAEBackbone(TrunkBackbone, SuiteMAEPreTrainedModel):
+    """Feature maps of the encoder for dense prediction, through `AutoBackbone`."""
+
+    _keys_to_ignore_on_load_unexpected = DECODER_KEYS
+
+    def __init__(self, config: SuiteMAEConfig):
+        super().__init__(config)
+        self.vit = SuiteMAEModel(config)
+        self.post_init()
+
+
+AUTO_CLASSES = (
+    ("AutoModel", SuiteMAEModel),
+    ("AutoModelForPreTraining", SuiteMAEForPreTraining),
+    ("AutoBackbone", SuiteMAEBackbone),
+)
 join_auto_classes(AUTO_CLASSES)
 
-__all__ = ["SuiteMAEForPreTraining", "SuiteMAEForPreTrainingOutput", "SuiteMAEModel", "SuiteMAEPreTrainedModel"]
+__all__ = [
+    "SuiteMAEBackbone",
+    "SuiteMAEForPreTraining",
+    "SuiteMAEForPreTrainingOutput",
+    "SuiteMAEModel",
+    "SuiteMAEPreTrainedModel",
+]

@@ -17,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.backbone_utils import BackboneMixin
-from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from .backbone import TrunkBackbone
 from .configuration_vit import SuiteViTConfig
-from .embedding import Embeddings, sincos_position_table
+from .embedding import Embeddings, sincos_position_table, whole_patches
 from .pretrained import SuitePreTrainedModel, join_auto_classes
 from .transformer import Encoder, LayerScale
 
@@ -79,13 +81,20 @@ class SuiteViTPreTrainedModel(SuitePreTrainedModel):
 
 
 class SuiteViTModel(SuiteViTPreTrainedModel):
-    """The encoder: images to tokens and one pooled vector."""
+    """The encoder: images to tokens and one pooled vector.
+
+    Args:
+        config: Of the model.
+        add_pooling_layer: Whether there is a pooled vector.
+        use_mask_token: Whether there is a mask token, where the config has none.
+    """
 
     _keys_to_ignore_on_load_unexpected = HEAD_KEYS
 
-    def __init__(self, config: SuiteViTConfig):
+    def __init__(self, config: SuiteViTConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         super().__init__(config)
-        self.embeddings = Embeddings(config)
+        self.pools = add_pooling_layer
+        self.embeddings = Embeddings(config, use_mask_token)
         self.pre_norm = (
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.use_pre_norm else nn.Identity()
         )
@@ -93,7 +102,7 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pre_logits = (
             nn.Sequential(nn.Linear(config.hidden_size, config.representation_size), nn.Tanh())
-            if config.representation_size
+            if config.representation_size and add_pooling_layer
             else nn.Identity()
         )
         self.post_init()
@@ -101,12 +110,17 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
         bool_masked_pos: Tensor | None = None,
         num_output_tokens: int | None = None,
+        interpolate_pos_encoding: bool = False,
+        attention_mask: Tensor | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encodes images.
 
@@ -114,26 +128,38 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
             pixel_values: `[batch, channels, height, width]`, normalised; any size whose sides are multiples of the
                 patch size, as positions are resized to it.
             output_attentions: Whether to return attention weights, under any attention backend; default the config's.
-            output_hidden_states: Whether to return every layer's tokens; default the config's.
+            output_hidden_states: Whether to return every layer's tokens, or the numbers of the layers wanted, 0 for
+                the embeddings (the others are `None`); default the config's.
             attention_layers: Layers whose weights are returned, e.g. `[-1]`; default all. The others stay on the fast
                 path.
             bool_masked_pos: `[batch, patches]`, True where the mask token replaces the patch.
             num_output_tokens: Only the first so many tokens of the result are wanted (the class token is the first):
                 the last layer skips the others. Default all; only for `pooling="cls"`.
+            interpolate_pos_encoding: Whether sides may be no multiples of the patch size: the remainder is dropped, as
+                transformers' models do. Positions are resized to other sizes in any case.
+            attention_mask: `[batch, tokens]`, prefix tokens included, 1 or True for the tokens to attend to; default
+                all.
+            return_dict: Whether to return a `ModelOutput` or a tuple; default the config's.
+            **kwargs: Taken for callers that pass the same to every model; a warning names what has no use here.
 
         Returns:
             `last_hidden_state` `[batch, tokens, hidden]`, normalised for `pooling="cls"` and plain for `"mean"`, where
             the norm acts on the mean; `pooler_output` `[batch, hidden]`, or `[batch, representation]` behind the
-            pre-logits; `hidden_states` and `attentions` where asked for. With `return_dict=False` a tuple of these.
+            pre-logits, `None` without pooling layer; `hidden_states` and `attentions` where asked for. With
+            `return_dict=False` a tuple of these.
 
         Raises:
-            ValueError: If channels or sides don't suit the model, or a layer doesn't exist.
+            ValueError: If images are missing, channels or sides don't suit the model, or a layer doesn't exist.
         """
+        self.check_inputs(kwargs, pixel_values=pixel_values)
+        if interpolate_pos_encoding:
+            pixel_values = whole_patches(pixel_values, self.config.patch_size)
         encoded = self.encoder(
             self.embed(pixel_values, bool_masked_pos),
             *self.wanted_outputs(output_attentions, output_hidden_states),
             attention_layers,
             num_output_tokens if self.config.pooling == "cls" else None,
+            attention_mask,
         )
         tokens, pooled = self.pool(encoded.last_hidden_state)
         return BaseModelOutputWithPooling(
@@ -147,16 +173,39 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
         """`[batch, channels, height, width]` -> what the first block sees, `[batch, tokens, hidden]`."""
         return self.pre_norm(self.embeddings(pixel_values, bool_masked_pos))
 
-    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The last block's `[batch, tokens, hidden]` -> tokens to return and the pooled `[batch, hidden]`."""
         if self.config.pooling == "mean":
-            return tokens, self.pre_logits(self.norm(self.mean_of_patches(tokens)))
+            return tokens, self.pre_logits(self.norm(self.mean_of_patches(tokens))) if self.pools else None
         tokens = self.norm(tokens)
-        return tokens, self.pre_logits(tokens[:, 0])
+        return tokens, self.pre_logits(tokens[:, 0]) if self.pools else None
 
     def mean_of_patches(self, tokens: Tensor) -> Tensor:
         """`[batch, tokens, hidden]` -> `[batch, hidden]`."""
         return tokens[:, self.config.num_prefix_tokens :].mean(dim=1)
+
+
+def classification_loss(labels: Tensor, logits: Tensor, config: PreTrainedConfig, **kwargs) -> Tensor:
+    """The loss that `config.problem_type` names; where it is `None`, transformers' rule sets it from the labels.
+
+    Args:
+        labels: "single_label_classification": class numbers `[batch]` or `[batch, 1]`, or probabilities
+            `[batch, labels]` as mixup gives. "multi_label_classification", the rule's choice for floating-point
+            labels: 0 or 1 for each label, `[batch, labels]`. "regression", the rule's choice where there is one label:
+            values `[batch, labels]`.
+        logits: `[batch, labels]`.
+        config: Of the model.
+        **kwargs: As in transformers, `num_items_in_batch` to divide the sum of single-label losses by.
+
+    Returns:
+        Cross-entropy, binary cross-entropy or mean squared error; a scalar.
+    """
+    labels = labels.to(logits.device)
+    if config.problem_type == "single_label_classification" and labels.is_floating_point():
+        return F.cross_entropy(logits, labels)
+    if config.problem_type in ("regression", "multi_label_classification"):
+        labels = labels.to(logits.dtype)
+    return ForSequenceClassificationLoss(labels, logits, config, **kwargs)
 
 
 class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
@@ -164,6 +213,7 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
 
     def __init__(self, config: SuiteViTConfig):
         super().__init__(config)
+        self.loss_function = classification_loss
         self.vit = SuiteViTModel(config)
         self.classifier = self.make_head(config)
         self.distillation_classifier = self.make_head(config) if config.use_distillation_token else None
@@ -177,19 +227,23 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs,
     ) -> SuiteViTImageClassifierOutput:
         """Classifies images.
 
         Args:
             pixel_values: `[batch, channels, height, width]`, as in `SuiteViTModel`.
-            labels: `[batch]` class numbers, or `[batch, labels]` probabilities as mixup gives; with
-                `config.problem_type` "regression" or "multi_label_classification" float targets `[batch, labels]`.
-            output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states` and `attention_layers`.
+            labels: As in `classification_loss`, which `config.problem_type` steers; `loss_function` can be set to
+                another one of the same arguments.
+            output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states`, `attention_layers`,
+                `return_dict` and, by keyword, `bool_masked_pos`, `interpolate_pos_encoding` and `attention_mask`.
 
         Returns:
             `loss` (mean over the batch) where labels are given, `logits` `[batch, labels]`, and the heads' own logits
@@ -199,23 +253,28 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
         outputs = self.vit(
             pixel_values,
             output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states or self.config.classifier_layers > 1,
+            output_hidden_states=True if self.config.classifier_layers > 1 else output_hidden_states,
             attention_layers=attention_layers,
             num_output_tokens=None
             if self.config.classifier_patch_mean
             else 1 + int(self.config.use_distillation_token),
             return_dict=True,
+            **kwargs,
         )
         class_logits = distillation_logits = None
         logits = self.classifier(self.classifier_features(outputs))
         if self.distillation_classifier is not None:
             class_logits = logits
-            distillation_logits = self.distillation_classifier(outputs.last_hidden_state[:, 1])
+            distillation_logits = self.distillation_classifier(outputs.last_hidden_state[:, 1]).to(logits.device)
             logits = (class_logits + distillation_logits) / 2
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        hidden_states, returned = outputs.hidden_states, self.vit.encoder.resolve_hidden_states(output_hidden_states)
+        if returned:
+            hidden_states = tuple(state if layer in returned else None for layer, state in enumerate(hidden_states))
         return SuiteViTImageClassifierOutput(
-            loss=self.compute_loss(logits, labels) if labels is not None else None,
+            loss=loss,
             logits=logits,
-            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            hidden_states=hidden_states if returned else None,
             attentions=outputs.attentions,
             class_logits=class_logits,
             distillation_logits=distillation_logits,
@@ -229,84 +288,18 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
             features = [*(self.vit.norm(tokens[:, 0]) for tokens in earlier), *features]
         if self.config.classifier_patch_mean:
             features.append(self.vit.mean_of_patches(outputs.last_hidden_state))
-        return torch.cat(features, dim=-1)
-
-    def compute_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy with class numbers or probabilities, or what `config.problem_type` names; a scalar."""
-        if self.config.problem_type == "regression":
-            return F.mse_loss(logits, labels.view_as(logits).to(logits.dtype))
-        if self.config.problem_type == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        return F.cross_entropy(logits, labels)
+        return torch.cat([feature.to(features[0].device) for feature in features], dim=-1)
 
 
-class SuiteViTBackbone(BackboneMixin, SuiteViTPreTrainedModel):
+class SuiteViTBackbone(TrunkBackbone, SuiteViTPreTrainedModel):
     """Feature maps for dense prediction, through `AutoBackbone`; stages are chosen by `config.out_features`."""
 
     _keys_to_ignore_on_load_unexpected = HEAD_KEYS
 
     def __init__(self, config: SuiteViTConfig):
         super().__init__(config)
-        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
         self.vit = SuiteViTModel(config)
         self.post_init()
-
-    # transformers' properties read what a person set, and not the default.
-    @property
-    def out_features(self) -> list[str]:
-        """Names of the stages that a call returns, as `config.out_features`."""
-        return self.config.out_features
-
-    @out_features.setter
-    def out_features(self, out_features: list[str] | None) -> None:
-        self.config.out_features = out_features
-
-    @property
-    def out_indices(self) -> list[int]:
-        """Numbers of the stages that a call returns, as `config.out_indices`."""
-        return self.config.out_indices
-
-    @out_indices.setter
-    def out_indices(self, out_indices: list[int] | tuple[int, ...] | None) -> None:
-        self.config.out_indices = out_indices
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: Tensor,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        attention_layers: Sequence[int] | None = None,
-    ) -> BackboneOutput:
-        """Computes feature maps.
-
-        Args:
-            pixel_values: `[batch, channels, height, width]`, as in `SuiteViTModel`.
-            output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states` and `attention_layers`.
-
-        Returns:
-            `feature_maps`, normalised, one `[batch, hidden, rows, columns]` for each of `out_features`.
-        """
-        outputs = self.vit(
-            pixel_values,
-            output_attentions=output_attentions,
-            output_hidden_states=True,
-            attention_layers=attention_layers,
-            return_dict=True,
-        )
-        _, output_hidden_states = self.wanted_outputs(output_attentions, output_hidden_states)
-        grid = self.vit.embeddings.patch_embeddings.grid(pixel_values)
-        chosen = self.out_features
-        patches = [
-            self.vit.norm(tokens)[:, self.config.num_prefix_tokens :]
-            for stage, tokens in zip(self.stage_names, outputs.hidden_states, strict=True)
-            if stage in chosen
-        ]
-        return BackboneOutput(
-            feature_maps=tuple(tokens.transpose(1, 2).unflatten(2, grid) for tokens in patches),  # (B, D, h, w)
-            hidden_states=outputs.hidden_states if output_hidden_states else None,
-            attentions=outputs.attentions,
-        )
 
 
 AUTO_CLASSES = (

@@ -1,9 +1,16 @@
 """What the models of every family share: capabilities, and folders that each of the family's classes opens."""
 
-from torch import nn
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 
 from .configuration_trunk import SuiteConfig
+
+logger = logging.get_logger(__name__)
 
 
 class SuitePreTrainedModel(PreTrainedModel):
@@ -25,6 +32,8 @@ class SuitePreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # Losses are means over a batch, so the Trainer divides them by its accumulation steps.
+    accepts_loss_kwargs = False
     _auto_map: dict[str, str]  # set by `join_auto_classes`
 
     def __init__(self, config: SuiteConfig, *args, **kwargs):
@@ -54,12 +63,33 @@ class SuitePreTrainedModel(PreTrainedModel):
         self.freeze_fixed_parameters()
         return self
 
-    def save_pretrained(self, save_directory: str, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Saves weights, config and code, so that every Auto class of the family opens the folder anywhere."""
         self.config.auto_map = {**self._auto_map, **(getattr(self.config, "auto_map", None) or {})}
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
-    def wanted_outputs(self, output_attentions: bool | None, output_hidden_states: bool | None) -> tuple[bool, bool]:
+    def check_inputs(self, unused: dict, **inputs: Tensor | None) -> None:
+        """Checks what a call is given: its inputs, and keywords for which the model has no use.
+
+        As transformers' models it takes keywords of other models, such as `input_ids` or `position_ids`, for callers
+        that pass the same to all; but it says so once.
+
+        Args:
+            unused: Keywords that no argument takes; those that are `None` say nothing.
+            **inputs: What the call can't do without.
+
+        Raises:
+            ValueError: If an input is missing.
+        """
+        if missing := [name for name, value in inputs.items() if value is None]:
+            raise ValueError(f"{type(self).__name__} needs {' and '.join(missing)}: pass {missing[0]}=...")
+        ignored = ", ".join(sorted(name for name, value in unused.items() if value is not None))
+        if ignored and not torch.compiler.is_compiling():
+            logger.warning_once(f"{type(self).__name__} has no use for {ignored}: ignored")
+
+    def wanted_outputs(
+        self, output_attentions: bool | None, output_hidden_states: bool | int | Sequence[int] | None
+    ) -> tuple[bool, bool | int | Sequence[int]]:
         """What a call returns beside its result: what it asks for, else what the config does."""
         if output_attentions is None:
             output_attentions = self.config.output_attentions
@@ -68,13 +98,16 @@ class SuitePreTrainedModel(PreTrainedModel):
         return output_attentions, output_hidden_states
 
 
-def join_auto_classes(classes: tuple[tuple[str, type[SuitePreTrainedModel]], ...]) -> None:
+def join_auto_classes(
+    classes: tuple[tuple[str, type[SuitePreTrainedModel]], ...], others: tuple[type[SuitePreTrainedModel], ...] = ()
+) -> None:
     """Makes a family's saved folders open through its Auto classes wherever they are copied.
 
     Args:
         classes: Names of transformers' Auto classes and the models that they open, for each of the family's configs.
+        others: Models that no Auto class opens; their folders open as the others of their config.
     """
-    for auto_class, model in classes:
+    for auto_class, model in (*classes, *((other.__name__, other) for other in others)):
         # transformers alone would name only the class that was saved.
         model._auto_map = {
             name: f"{other.__module__.rpartition('.')[2]}.{other.__name__}"

@@ -90,6 +90,10 @@ class Targets(NamedTuple):
         logits = scaled_logits(self.features, self.direction, self.scale, chunk)
         return logits.add_(self.prototype_bias[chunk]).add_(self.row_bias)
 
+    def to(self, device: torch.device) -> "Targets":
+        """The same on another device."""
+        return Targets(*(part.to(device) for part in self))
+
     def normalised(self) -> "Targets":
         """With the row bias that makes each row a softmax."""
         total = self.row_bias.new_full(self.row_bias.shape, -torch.inf)
@@ -101,7 +105,8 @@ class Targets(NamedTuple):
 def unbiased_targets(features: Tensor, prototypes: Prototypes, temperature: float) -> Targets:
     """The logits over the temperature, whose rows sum to 1 only once they are normalised."""
     scale = prototypes.scale() / temperature
-    return Targets(features, prototypes.direction, scale, torch.zeros_like(scale), scale.new_zeros(len(features), 1))
+    row_bias = scale.new_zeros(features.shape[0], 1)
+    return Targets(features, prototypes.direction, scale, torch.zeros_like(scale), row_bias)
 
 
 def softmax_targets(
@@ -117,7 +122,7 @@ def softmax_targets(
     """
     targets = unbiased_targets(features, prototypes, temperature)
     if center is not None:
-        targets = targets._replace(prototype_bias=-center.to(targets.scale.dtype) / temperature)
+        targets = targets._replace(prototype_bias=-center.to(targets.scale) / temperature)
     return targets.normalised()
 
 
@@ -187,8 +192,8 @@ class CrossEntropy(torch.autograd.Function):
         length = torch.linalg.vector_norm(direction, dim=1, keepdim=True, dtype=wide(direction.dtype))
         scale = (gain / (length * temperature)).squeeze(1)
         rows = student.flatten(0, 1)
-        total = scale.new_full((len(rows), 1), -torch.inf)
-        expected = scale.new_zeros(len(teacher.features), student.shape[2])
+        total = scale.new_full((rows.shape[0], 1), -torch.inf)
+        expected = scale.new_zeros(teacher.features.shape[0], student.shape[2])
         for chunk in chunks_of(len(direction)):
             logits = scaled_logits(rows, direction, scale, chunk)
             total = torch.logaddexp(total, logits.logsumexp(dim=1, keepdim=True))
@@ -241,7 +246,7 @@ def teacher_statistics(targets: Targets, plain: Targets, center: Tensor, tempera
         centre's, KL(softmax(logits / temperature), softmax(center / temperature)), which is 0 where the teacher says
         the same of every image; means over the rows.
     """
-    center = (center.to(targets.scale.dtype) / temperature).log_softmax(dim=0)
+    center = (center.to(targets.scale) / temperature).log_softmax(dim=0)
     entropy = divergence = 0.0
     for chunk in chunks_of(len(center)):
         log_probabilities = targets.log_probabilities(chunk)
@@ -266,7 +271,8 @@ class Center(nn.Module):
     @torch.no_grad()
     def collect(self, features: Tensor) -> None:
         """Remembers `[rows, bottleneck]` until the next update."""
-        seen = torch.cat((features.sum(dim=0, dtype=wide(features.dtype)), self.logits.new_tensor([len(features)])))
+        total = features.sum(dim=0, dtype=wide(features.dtype))
+        seen = torch.cat((total, total.new_tensor([features.shape[0]])))
         self.seen = seen if self.seen is None else self.seen + seen
 
     @torch.no_grad()
@@ -280,4 +286,4 @@ class Center(nn.Module):
         total, number = seen.tensor_split([-1])
         if number > 0:
             mean = prototypes((total / number).to(prototypes.direction.dtype))
-            self.logits.lerp_(mean.to(self.logits.dtype), 1 - self.momentum)
+            self.logits.lerp_(mean.to(self.logits), 1 - self.momentum)

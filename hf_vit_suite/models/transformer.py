@@ -7,12 +7,15 @@ Shape letters: B batch, N tokens, D width, d = D / heads.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -33,7 +36,8 @@ def eager_attention(
         module: The calling layer; its `training` flag decides on dropout, and where there is no mask its `is_causal`
             on whether a token sees those after it.
         query: `[batch, heads, queries, d]`; `key` and `value` are `[batch, heads, tokens, d]`.
-        attention_mask: Added to the scores, broadcast to `[batch, heads, queries, tokens]`.
+        attention_mask: Broadcast to `[batch, heads, queries, tokens]`; added to the scores, or where it is boolean
+            True for the tokens to attend to.
         scaling: Factor of the scores, usually d^-0.5.
         dropout: Dropout of the weights.
 
@@ -41,7 +45,9 @@ def eager_attention(
         Values `[batch, queries, heads, d]` and weights `[batch, heads, queries, tokens]`.
     """
     scores = (query * scaling) @ key.transpose(2, 3)
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     elif module.is_causal:
         scores = scores + causal_mask(query, key)
@@ -55,9 +61,46 @@ def causal_mask(query: Tensor, key: Tensor) -> Tensor:
     return query.new_full((query.shape[2], key.shape[2]), float("-inf")).triu(1)
 
 
-def sees(batch: Tensor, head: Tensor, query: Tensor, token: Tensor) -> Tensor:
-    """Whether a query sees a token in causal attention, in the form that FlexAttention asks."""
-    return query >= token
+class AttentionMasks(NamedTuple):
+    """Which tokens the others attend to.
+
+    Args:
+        backend: In the form of the config's attention backend; `None` where it needs none.
+        eager: For layers that return weights, which compute eagerly; `None` where they need none.
+    """
+
+    backend: Tensor | BlockMask | None = None
+    eager: Tensor | None = None
+
+
+def attention_masks(config, hidden_states: Tensor, attention_mask: Tensor | None, is_eager: bool) -> AttentionMasks:
+    """Prepares the masks of all blocks.
+
+    Args:
+        config: Names the attention backend; where it has `is_causal`, no token attends to those after it.
+        hidden_states: `[batch, tokens, hidden]`, what the first block sees.
+        attention_mask: `[batch, tokens]`, 1 or True for the tokens to attend to, or a mask that broadcasts to
+            `[batch, heads, tokens, tokens]` as the backend takes it.
+        is_eager: Whether some layer computes eagerly under another backend.
+    """
+    is_causal = getattr(config, "is_causal", False)
+    # Every backend but FlexAttention reads `is_causal` where there is no mask.
+    if attention_mask is None and not (is_causal and config._attn_implementation == "flex_attention"):
+        return AttentionMasks()
+    if is_causal:
+        backend = create_causal_mask(config, hidden_states, attention_mask, None)
+    else:
+        backend = create_bidirectional_mask(config, hidden_states, attention_mask)
+    eager = attention_mask if is_eager else None
+    if eager is not None and eager.ndim == 2:
+        eager = eager[:, None, None, :].to(hidden_states.device, torch.bool)
+        if is_causal:
+            eager = eager.expand(-1, -1, eager.shape[-1], -1).tril()
+    return AttentionMasks(backend, eager)
+
+
+# What blocks get where nothing is masked.
+NO_MASKS = AttentionMasks()
 
 
 class Attention(nn.Module):
@@ -74,14 +117,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, hidden_states: Tensor, output_attentions: bool = False, num_queries: int | None = None
+        self,
+        hidden_states: Tensor,
+        output_attentions: bool = False,
+        num_queries: int | None = None,
+        masks: AttentionMasks = NO_MASKS,
     ) -> tuple[Tensor, Tensor | None]:
         """Attends.
 
         Args:
             hidden_states: `[batch, tokens, hidden]`.
             output_attentions: Whether this call also returns weights; it then computes eagerly, whatever the backend.
-            num_queries: Only the first so many tokens ask (all are attended to); default all.
+            num_queries: Computes outputs for the first `num_queries` tokens; all tokens remain keys. Default all.
+            masks: From `attention_masks`; not with `num_queries`.
 
         Returns:
             `[batch, queries, hidden]`, and weights `[batch, heads, queries, tokens]` where asked for.
@@ -90,11 +138,10 @@ class Attention(nn.Module):
         qkv = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, hidden // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, N, 3, heads, d) -> 3 x (B, heads, N, d)
         query = query[:, :, :num_queries]
-        attend, mask = eager_attention, None
+        attend, mask = eager_attention, masks.eager
         if not output_attentions:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-            if self.is_causal and self.config._attn_implementation == "flex_attention":  # it does not read `is_causal`
-                mask = create_block_mask(sees, None, None, query.shape[2], tokens, query.device)
+            mask = masks.backend
         attended, weights = attend(
             self,
             query,
@@ -165,14 +212,14 @@ class DropPath(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         if self.rate == 0 or not self.training:
             return hidden_states
-        keep = hidden_states.new_empty(len(hidden_states), 1, 1).bernoulli_(1 - self.rate)
+        keep = hidden_states.new_empty(hidden_states.shape[0], 1, 1).bernoulli_(1 - self.rate)
         return hidden_states * keep.div_(1 - self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3g}"
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(self, config, drop_path_rate: float = 0.0):
@@ -188,10 +235,14 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(
-        self, hidden_states: Tensor, output_attentions: bool = False, num_queries: int | None = None
+        self,
+        hidden_states: Tensor,
+        output_attentions: bool = False,
+        num_queries: int | None = None,
+        masks: AttentionMasks = NO_MASKS,
     ) -> tuple[Tensor, Tensor | None]:
         """`[batch, tokens, hidden]` -> the first `num_queries` tokens (default all), and weights where asked for."""
-        attended, weights = self.attention(self.norm1(hidden_states), output_attentions, num_queries)
+        attended, weights = self.attention(self.norm1(hidden_states), output_attentions, num_queries, masks)
         hidden_states = hidden_states[:, :num_queries] + self.drop_path(self.scale1(self.dropout(attended)))
         transformed = self.mlp(self.norm2(hidden_states))
         return hidden_states + self.drop_path(self.scale2(self.dropout(transformed))), weights
@@ -202,7 +253,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.gradient_checkpointing = False  # switched by PreTrainedModel.gradient_checkpointing_enable
+        self.config = config
         depth = config.num_hidden_layers
         rates = [config.drop_path_rate * layer / max(depth - 1, 1) for layer in range(depth)]
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
@@ -211,45 +262,54 @@ class Encoder(nn.Module):
         self,
         hidden_states: Tensor,
         output_attentions: bool = False,
-        output_hidden_states: bool = False,
+        output_hidden_states: bool | int | Sequence[int] = False,
         attention_layers: Sequence[int] | None = None,
         num_output_tokens: int | None = None,
+        attention_mask: Tensor | None = None,
     ) -> BaseModelOutput:
         """Runs every block.
 
         Args:
             hidden_states: `[batch, tokens, hidden]`.
             output_attentions: Whether to return weights of `attention_layers`.
-            output_hidden_states: Whether to return the input and each block's output.
+            output_hidden_states: Whether to return the input and each block's output; or the numbers of those wanted,
+                0 for the input, negative ones from the end.
             attention_layers: Layers whose weights are returned, negative ones from the end; default all.
             num_output_tokens: Only the first so many tokens are wanted of the last block, which then computes no
-                other. Ignored where hidden states or the last layer's attention are asked for.
+                other. Ignored where hidden states, the last layer's attention or a mask are asked for.
+            attention_mask: As in `attention_masks`.
 
         Returns:
-            `last_hidden_state` `[batch, tokens, hidden]` without final norm, `hidden_states` (depth + 1 of them),
-            `attentions`, one `[batch, heads, tokens, tokens]` for each of `attention_layers` in ascending order.
+            `last_hidden_state` `[batch, tokens, hidden]` without final norm; `hidden_states`, depth + 1 of them,
+            `None` in place of those not wanted; `attentions`, one `[batch, heads, tokens, tokens]` for each of
+            `attention_layers` in ascending order.
         """
         depth = len(self.blocks)
         wanted = self.resolve_layers(attention_layers) if output_attentions else set()
-        if output_hidden_states or depth - 1 in wanted:
+        returned = self.resolve_hidden_states(output_hidden_states)
+        if returned or attention_mask is not None or depth - 1 in wanted:
             num_output_tokens = None
-        collected, attentions = [hidden_states], []
+        masks = attention_masks(self.config, hidden_states, attention_mask, bool(wanted))
+        collected, attentions = [hidden_states if 0 in returned else None], []
         for layer, block in enumerate(self.blocks):
             num_queries = num_output_tokens if layer == depth - 1 else None
-            if self.gradient_checkpointing and self.training:
-                run, arguments = self._gradient_checkpointing_func, (block.__call__,)
-            else:
-                run, arguments = block, ()
-            hidden_states, weights = run(*arguments, hidden_states, layer in wanted, num_queries)
+            hidden_states, weights = block(hidden_states, layer in wanted, num_queries, masks)
             if weights is not None:
                 attentions.append(weights)
-            if output_hidden_states:
-                collected.append(hidden_states)
+            collected.append(hidden_states if layer + 1 in returned else None)
         return BaseModelOutput(
             last_hidden_state=hidden_states,
-            hidden_states=tuple(collected) if output_hidden_states else None,
+            hidden_states=tuple(collected) if returned else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+    def resolve_hidden_states(self, wanted: bool | int | Sequence[int]) -> set[int]:
+        """Numbers of the hidden states to return; as in transformers, numbers out of range select nothing."""
+        number = len(self.blocks) + 1
+        if isinstance(wanted, bool):
+            return set(range(number)) if wanted else set()
+        chosen = [wanted] if isinstance(wanted, int) else wanted
+        return {index % number for index in chosen if -number <= index < number}
 
     def resolve_layers(self, layers: Sequence[int] | None) -> set[int]:
         """Layer numbers from 0, negative ones counted from the end; `None` is all.

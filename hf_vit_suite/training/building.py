@@ -47,8 +47,13 @@ def build_model(arguments: ModelArguments, label_names: list[str]) -> tuple[PreT
 
 
 def label_fields(label_names: list[str]) -> dict:
-    """Config fields that name the labels."""
-    return {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
+    """Config fields that name the labels, of which each image has one."""
+    return {
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: number for number, name in enumerate(label_names)},
+        # Else probabilities, as mixup gives them, would count as several labels, and a single label as a value.
+        "problem_type": "single_label_classification",
+    }
 
 
 def from_preset(arguments: ModelArguments, label_names: list[str]) -> tuple[PreTrainedModel, ViTImageProcessor]:
@@ -82,7 +87,6 @@ def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[
     if arguments.drop_path_rate is not None:
         config.drop_path_rate = arguments.drop_path_rate
     old_labels = len(config.id2label or {})
-    config.problem_type = None  # each image has one label here, whatever the checkpoint was trained for
     for name, value in label_fields(label_names).items():
         setattr(config, name, value)
     model = open_pretrained(

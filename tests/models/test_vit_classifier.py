@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from references import assert_equals_reference, randomise
 
 from hf_vit_suite import SuiteViTConfig, SuiteViTForImageClassification
@@ -26,7 +27,13 @@ def classifier(**fields) -> SuiteViTForImageClassification:
     ("problem_type", "labels", "define"),
     [
         (None, torch.tensor([2, 0]), lambda z, y: -z.log_softmax(-1)[torch.arange(2), y].mean()),
-        (None, torch.tensor([[0.2, 0.8, 0], [1, 0, 0]]), lambda z, y: -(y * z.log_softmax(-1)).sum(-1).mean()),
+        (None, torch.tensor([[2], [0]]), lambda z, y: -z.log_softmax(-1)[torch.arange(2), y.squeeze(1)].mean()),
+        (None, torch.tensor([[0.0, 1, 1], [1, 0, 0]]), lambda z, y: F.binary_cross_entropy(z.sigmoid(), y)),
+        (
+            "single_label_classification",
+            torch.tensor([[0.2, 0.8, 0], [1, 0, 0]]),
+            lambda z, y: -(y * z.log_softmax(-1)).sum(-1).mean(),
+        ),
         ("regression", torch.tensor([[1.0, 2, 3], [4, 5, 6]]), lambda z, y: (z - y).square().mean()),
         (
             "multi_label_classification",
@@ -34,7 +41,7 @@ def classifier(**fields) -> SuiteViTForImageClassification:
             lambda z, y: -(y * z.sigmoid().log() + (1 - y) * (1 - z.sigmoid()).log()).mean(),
         ),
     ],
-    ids=["class numbers", "probabilities", "regression", "several labels"],
+    ids=["class numbers", "a column of them", "floats", "probabilities", "regression", "several labels"],
 )
 @pytest.mark.parametrize("distilled", [False, True])
 def test_loss_equals_its_definition(problem_type: str | None, labels: torch.Tensor, define, distilled: bool):
