@@ -133,7 +133,6 @@ class SuiteCLIPTextModel(SuitePreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:

@@ -79,7 +79,7 @@ def resize_position_table(
         return table
     grid = table.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)  # (1, N, D) -> (1, D, h, w)
     if offset:
-        scale = [(new + offset) / old for new, old in zip(new_grid, old_grid, strict=True)]
+        scale = [float(new + offset) / old for new, old in zip(new_grid, old_grid, strict=True)]
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=antialias)
     else:
         grid = F.interpolate(grid, size=new_grid, mode="bicubic", antialias=antialias)
@@ -96,9 +96,9 @@ class PatchProjection(nn.Conv2d):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`[batch, channels, height, width]` -> `[batch, hidden, rows, columns]`."""
         size = self.kernel_size[0]
-        grid = pixel_values.shape[2] // size, pixel_values.shape[3] // size
+        batch, _, height, width = pixel_values.shape
         projected = F.linear(patchify(pixel_values, size), self.weight.flatten(1), self.bias)
-        return projected.transpose(1, 2).unflatten(2, grid)  # (B, N, D) -> (B, D, h, w), a view
+        return projected.transpose(1, 2).view(batch, -1, height // size, width // size)  # (B, N, D) -> (B, D, h, w)
 
 
 class PatchEmbedding(nn.Module):

@@ -141,7 +141,6 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
         attention_layers: Sequence[int] | None = None,
         num_output_tokens: int | None = None,
         interpolate_pos_encoding: bool = False,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
@@ -174,7 +173,6 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
@@ -212,7 +210,6 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> SuiteCLIPOutput:
@@ -322,7 +319,6 @@ class SuiteCLIPVisionModelWithProjection(SuiteCLIPPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> SuiteCLIPVisionOutput:
@@ -371,7 +367,6 @@ class SuiteCLIPTextModelWithProjection(SuiteCLIPPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> SuiteCLIPTextOutput:

@@ -220,7 +220,6 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
         interpolate_pos_encoding: bool = False,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> SuiteDINOForPreTrainingOutput:

@@ -203,7 +203,6 @@ class SuiteMAEModel(SuiteMAEPreTrainedModel):
         visible: Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         attention_mask: Tensor | None = None,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
@@ -261,7 +260,6 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
         output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
         interpolate_pos_encoding: bool = False,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> SuiteMAEForPreTrainingOutput:

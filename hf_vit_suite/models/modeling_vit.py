@@ -118,7 +118,6 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
         num_output_tokens: int | None = None,
         interpolate_pos_encoding: bool = False,
         attention_mask: Tensor | None = None,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
@@ -232,7 +231,6 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | Sequence[int] | None = None,
         attention_layers: Sequence[int] | None = None,
-        *,
         return_dict: bool | None = None,
         **kwargs,
     ) -> SuiteViTImageClassifierOutput:
