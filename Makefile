@@ -23,6 +23,11 @@ demo: $(VENV)/demo ## Set up, fine-tune a ViT on real digits, reopen it through 
 test: $(VENV)/test ## Set up and run the tests
 	$(VENV)/bin/python -m pytest -q -n 2
 
+conventions: $(VENV)/test ## Run transformers' own common tests on every model class
+	$(VENV)/bin/python tests/conventions/download.py $(VENV)/conventions
+	TRANSFORMERS_TESTS=$(VENV)/conventions $(VENV)/bin/python -m pytest -q -n 2 \
+		-o addopts= -o filterwarnings=default tests/conventions
+
 check: $(VENV)/test ## Check style and format
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -31,4 +36,4 @@ format: $(VENV)/test ## Format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-.PHONY: help demo test check format
+.PHONY: help demo test conventions check format

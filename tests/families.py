@@ -122,6 +122,7 @@ class Family:
         name: Of the test case.
         config: Makes the tiny config.
         auto_classes: Names of the Auto classes that open its folder.
+        other_classes: Names of its classes that no Auto class opens.
         inputs: Makes forward's arguments for a model, whichever of the family's classes it is of.
         encoder_inputs: What such a model then gives its encoder.
         towers: How many encoders a model has; only one alone returns attentions and hidden states of its own.
@@ -133,6 +134,7 @@ class Family:
     auto_classes: tuple[str, ...]
     inputs: Callable[[PreTrainedModel], dict[str, Tensor]] = image_inputs
     encoder_inputs: Callable[[PreTrainedModel], dict[str, Tensor]] = image_inputs
+    other_classes: tuple[str, ...] = ()
     towers: int = 1
     unused: tuple[str, ...] = field(default=())
 
@@ -181,13 +183,19 @@ FAMILIES = [
         inputs=clip_inputs,
         towers=2,
     ),
-    Family("clip-image", lambda: SuiteCLIPVisionConfig(**TINY_CLIP_VISION), ("AutoModel", "AutoBackbone")),
+    Family(
+        "clip-image",
+        lambda: SuiteCLIPVisionConfig(**TINY_CLIP_VISION),
+        ("AutoModel", "AutoBackbone"),
+        other_classes=("SuiteCLIPVisionModelWithProjection",),
+    ),
     Family(
         "clip-text",
         lambda: SuiteCLIPTextConfig(**TINY_CLIP_TEXT),
         ("AutoModel", "AutoModelForTextEncoding"),
         inputs=text_inputs,
         encoder_inputs=text_inputs,
+        other_classes=("SuiteCLIPTextModelWithProjection",),
     ),
 ]
 # Those whose outputs have the attentions of one encoder.
