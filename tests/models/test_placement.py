@@ -1,14 +1,19 @@
 """Weights that lie elsewhere or are wrapped: offloaded, on two devices, under adapters, hooks or pruning."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
-from every_family import CASES, assert_close, build, every_class, one_a_family, one_a_form, scalar
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from accelerate.utils import send_to_device
+from every_family import CASES, assert_close, build, every_class, floats, one_a_family, one_a_form, scalar
 from families import Family
 from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils import prune
 from transformers import PreTrainedModel
 
@@ -38,6 +43,43 @@ def test_offloaded_weights_give_the_same_outputs(family: Family, auto_class: str
     on_disk = disk_offload(model, str(tmp_path), torch.device("cpu"))
     assert {weight.device.type for weight in on_disk.parameters()} == {"meta"}
     assert_close(on_disk(**inputs), expected)
+
+
+def units(module: nn.Module, kept_whole: tuple[str, ...]) -> Iterator[nn.Module]:
+    """The parts that `device_map="auto"` puts on one device each."""
+    if type(module).__name__ in kept_whole or not list(module.children()):
+        yield module
+    else:
+        for child in module.children():
+            yield from units(child, kept_whole)
+
+
+def move(module: nn.Module, device: str, recurse: bool = True) -> None:
+    """Moves weights, which under fake tensors `Module.to` does not."""
+    for part in module.modules() if recurse else [module]:
+        for name, weight in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(weight.data.to(device), weight.requires_grad))
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, buffer.to(device))
+
+
+@every_class
+def test_parts_on_two_devices_meet(family: Family, auto_class: str):
+    """With tensors that have a device and no values, so that it needs none; mixing devices is an error there too."""
+    model = build(family, auto_class)
+    inputs = family.inputs(model)
+    if hasattr(model, "classifier"):
+        inputs["labels"] = torch.tensor([0, 1])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for part in model.modules():
+            move(part, "cuda:0", recurse=False)
+        for number, part in enumerate(units(model, tuple(model._no_split_modules))):
+            device = f"cuda:{number % 2}"
+            move(part, device)
+            add_hook_to_module(part, AlignDevicesHook(execution_device=device))
+        assert {str(weight.device) for weight in model.parameters()} == {"cuda:0", "cuda:1"}
+        outputs = model(**send_to_device(inputs, "cuda:0"))
+    assert floats(outputs)
 
 
 @every_class
