@@ -1,0 +1,94 @@
+r"""Fine-tunes an image classifier by transformers' Trainer, as its example `run_image_classification.py` does.
+
+    python examples/image_classification.py --model_name_or_path outputs/digits --data_dir photos/ \
+        --output_dir outputs/photos
+
+The data are a folder with a sub-folder of pictures for each class. Every argument of `TrainingArguments` is taken too.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from datasets import load_dataset
+from torchmetrics.functional.classification import multiclass_accuracy
+from torchvision.transforms import v2
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    EvalPrediction,
+    HfArgumentParser,
+    Trainer,
+    TrainingArguments,
+)
+
+import hf_vit_suite  # noqa: F401  (the Auto classes now open its models)
+
+
+@dataclass
+class DataArguments:
+    """Model and data."""
+
+    model_name_or_path: str = field(metadata={"help": "folder or Hub name of a model with its image processor"})
+    data_dir: str = field(metadata={"help": "folder with a sub-folder of pictures for each class"})
+    test_share: float = field(default=0.2, metadata={"help": "share of the pictures to evaluate on"})
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of the pictures whose class has the largest logit."""
+    logits, labels = torch.from_numpy(prediction.predictions), torch.from_numpy(prediction.label_ids)
+    return {"accuracy": multiclass_accuracy(logits, labels, logits.shape[-1], average="micro").item()}
+
+
+def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Rows to a batch."""
+    return {
+        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+        "labels": torch.tensor([row["label"] for row in rows]),
+    }
+
+
+def main() -> None:
+    """Trains, evaluates and saves."""
+    data, arguments = HfArgumentParser((DataArguments, TrainingArguments)).parse_args_into_dataclasses()
+    arguments.remove_unused_columns = False  # the transform reads the pictures
+    pictures = load_dataset("imagefolder", data_dir=data.data_dir, split="train")
+    splits = pictures.train_test_split(data.test_share, seed=arguments.seed, stratify_by_column="label")
+    names = pictures.features["label"].names
+
+    processor = AutoImageProcessor.from_pretrained(data.model_name_or_path)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    config = AutoConfig.from_pretrained(data.model_name_or_path, num_labels=len(names), **labels)
+    model = AutoModelForImageClassification.from_pretrained(
+        data.model_name_or_path, config=config, ignore_mismatched_sizes=True
+    )
+
+    size = (processor.size["height"], processor.size["width"])
+    convert = [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(processor.image_mean, processor.image_std),
+    ]
+    augment = v2.Compose([v2.RGB(), v2.RandomResizedCrop(size, scale=(0.6, 1)), v2.RandomHorizontalFlip(), *convert])
+    resize = v2.Compose([v2.RGB(), v2.Resize(size), *convert])
+    splits["train"].set_transform(lambda rows: rows | {"pixel_values": [augment(image) for image in rows["image"]]})
+    splits["test"].set_transform(lambda rows: rows | {"pixel_values": [resize(image) for image in rows["image"]]})
+
+    trainer = Trainer(
+        model,
+        arguments,
+        data_collator=collate,
+        train_dataset=splits["train"],
+        eval_dataset=splits["test"],
+        processing_class=processor,
+        compute_metrics=accuracy,
+    )
+    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
+    trainer.save_model()
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+
+
+if __name__ == "__main__":
+    main()
