@@ -219,6 +219,6 @@ class Embeddings(nn.Module):
         if bool_masked_pos is not None:
             if self.mask_token is None:
                 raise ValueError("bool_masked_pos needs a model whose config has use_mask_token=True")
-            patches = torch.where(bool_masked_pos.unsqueeze(-1), self.mask_token, patches)
+            patches = torch.where(bool_masked_pos.bool().unsqueeze(-1), self.mask_token, patches)
         prefix = self.prefix_tokens(prefix_positions).expand(patches.shape[0], -1, -1)
         return self.dropout(torch.cat((prefix, patches + patch_positions), dim=1))

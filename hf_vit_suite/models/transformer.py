@@ -82,7 +82,16 @@ def attention_masks(config, hidden_states: Tensor, attention_mask: Tensor | None
         attention_mask: `[batch, tokens]`, 1 or True for the tokens to attend to, or a mask that broadcasts to
             `[batch, heads, tokens, tokens]` as the backend takes it.
         is_eager: Whether some layer computes eagerly under another backend.
+
+    Raises:
+        ValueError: If the mask has another shape; transformers would fill up one that is too short.
     """
+    shape = tuple(hidden_states.shape[:2])
+    if attention_mask is not None and attention_mask.ndim != 4 and tuple(attention_mask.shape) != shape:
+        raise ValueError(
+            f"attention_mask must be [batch, tokens] = {list(shape)}, tokens in front of the patches included, or "
+            f"have 4 dimensions, got {list(attention_mask.shape)}"
+        )
     is_causal = getattr(config, "is_causal", False)
     # Every backend but FlexAttention reads `is_causal` where there is no mask.
     if attention_mask is None and not (is_causal and config._attn_implementation == "flex_attention"):

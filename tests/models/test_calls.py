@@ -97,6 +97,16 @@ def test_no_token_sees_a_masked_one(family: Family, backend: str):
     assert_close(sum(weights).sum(dim=-1), torch.full(weights[0].shape[:3], float(len(weights))))
 
 
+@one_a_form_with_one_tower
+def test_mask_of_another_length_is_refused(family: Family):
+    model = build(family, family.auto_classes[0])
+    inputs = family.inputs(model)
+    tokens = model(**inputs).last_hidden_state.shape[1]
+    for shape in ((2, tokens - 1), (1, tokens), (2, tokens, tokens)):
+        with pytest.raises(ValueError, match=rf"attention_mask must be \[batch, tokens\] = \[2, {tokens}\]"):
+            model(**inputs | {"attention_mask": torch.ones(shape, dtype=torch.long)})
+
+
 @every_class_with_one_tower
 @torch.no_grad()
 def test_chosen_hidden_states_are_returned_and_none_in_place_of_the_others(family: Family, auto_class: str):
@@ -126,7 +136,9 @@ def test_mask_token_can_be_asked_of_the_constructor():
     plain = model(pixels).last_hidden_state
     assert_close(model(pixels, bool_masked_pos=masks).last_hidden_state, plain)
     masks[0, 3] = True
-    assert (model(pixels, bool_masked_pos=masks).last_hidden_state - plain).abs().max() > 1e-3
+    masked = model(pixels, bool_masked_pos=masks).last_hidden_state
+    assert (masked - plain).abs().max() > 1e-3
+    assert_close(model(pixels, bool_masked_pos=masks.long()).last_hidden_state, masked)
 
 
 def test_square_patch_may_be_given_as_two_numbers():
