@@ -258,8 +258,12 @@ def test_gradient_checkpointing_keeps_fewer_tensors(family: Family):
         return sum(sizes)
 
     without = kept_bytes()
+    model.activation_checkpointing_enable(every_n_layers=2)
+    every_second = kept_bytes()
+    model.activation_checkpointing_disable()
     model.activation_checkpointing_enable()
     assert kept_bytes() < without / 2
+    assert kept_bytes() < every_second < without
 
 
 @every_class
