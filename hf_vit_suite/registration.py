@@ -113,14 +113,19 @@ REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
 }
 
 
-# Names of Auto modules that are loaded and don't hold the families yet.
-LOADED: list[str] = []
+class Loading(threading.local):
+    """What a thread is loading: how many watched modules are half loaded, and the Auto modules that wait for them."""
+
+    def __init__(self):
+        self.depth = 0
+        self.waiting: list[str] = []
+
+
+LOADING = Loading()
 
 
 class RegisteringLoader(Loader):
     """Loads a module as its own loader does; once no watched module is half loaded, the families are registered."""
-
-    loading = threading.local()
 
     def __init__(self, loader: Loader):
         self.loader = loader
@@ -131,16 +136,15 @@ class RegisteringLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         # Whoever asks for a module's source or resources asks its loader.
         module.__spec__.loader = module.__loader__ = self.loader
-        depth = getattr(self.loading, "depth", 0)
-        self.loading.depth = depth + 1
+        LOADING.depth += 1
         try:
             self.loader.exec_module(module)
+            if module.__name__ in REGISTRATIONS:
+                LOADING.waiting.append(module.__name__)
         finally:
-            self.loading.depth = depth
-        if module.__name__ in REGISTRATIONS:
-            LOADED.append(module.__name__)
-        if not depth:
-            register_loaded()
+            LOADING.depth -= 1
+            if not LOADING.depth:
+                register_waiting()
 
 
 class RegisteringFinder(MetaPathFinder):
@@ -155,10 +159,10 @@ class RegisteringFinder(MetaPathFinder):
         return spec
 
 
-def register_loaded() -> None:
-    """Registers with every Auto module in `LOADED`."""
-    while LOADED:
-        name = LOADED.pop(0)  # first: registering with one may load another
+def register_waiting() -> None:
+    """Registers with every Auto module that waits."""
+    while LOADING.waiting:
+        name = LOADING.waiting.pop(0)  # first: registering with one may load another
         REGISTRATIONS[name](sys.modules[name])
 
 
@@ -166,6 +170,6 @@ def register_families() -> None:
     """Registers with Auto modules that are loaded already, and with the others once they are."""
     if any(isinstance(finder, RegisteringFinder) for finder in sys.meta_path):
         return
-    LOADED.extend(name for name in REGISTRATIONS if name in sys.modules)
+    LOADING.waiting.extend(name for name in REGISTRATIONS if name in sys.modules)
     sys.meta_path.insert(0, RegisteringFinder())
-    register_loaded()
+    register_waiting()

@@ -63,6 +63,44 @@ def test_auto_classes_know_the_families_in_any_import_order(modules: tuple[str, 
     run_python("-W", "error::UserWarning", "-c", IMPORT_ORDER, *modules)
 
 
+AFTER_A_FAILED_IMPORT = """
+import sys
+import hf_vit_suite
+name = "transformers.models.vit.configuration_vit"
+sys.modules[name] = None  # importing it raises, after the Auto classes were loaded
+try:
+    import transformers.models.vit.modeling_vit
+except ImportError:
+    pass
+else:
+    raise AssertionError("the import must fail here")
+del sys.modules[name]
+import transformers
+assert "transformers.models.auto.modeling_auto" in sys.modules
+transformers.AutoModel.from_config(transformers.AutoConfig.for_model("suite_vit", num_hidden_layers=1))
+"""
+
+IN_THREADS = """
+import importlib, inspect, threading
+import hf_vit_suite
+names = ["transformers.models.vit.modeling_vit", "hf_vit_suite.models.modeling_clip", "transformers.trainer"]
+threads = [threading.Thread(target=importlib.import_module, args=(name,)) for name in names]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+import transformers
+transformers.AutoModel.from_config(transformers.AutoConfig.for_model("suite_vit", num_hidden_layers=1))
+assert "class ViTModel" in inspect.getsource(transformers.models.vit.modeling_vit)
+importlib.reload(transformers.models.auto.modeling_auto)
+config = transformers.AutoConfig.for_model("suite_clip_text_model", num_hidden_layers=1)
+transformers.models.auto.modeling_auto.AutoModel.from_config(config)
+"""
+
+
+@pytest.mark.parametrize("script", [AFTER_A_FAILED_IMPORT, IN_THREADS], ids=["after a failed import", "in threads"])
+def test_registration_survives_unusual_imports(script: str, run_python):
+    run_python("-c", script)
+
+
 def test_unknown_export_is_an_attribute_error():
     with pytest.raises(AttributeError, match="SuiteNothing"):
         _ = hf_vit_suite.SuiteNothing

@@ -84,18 +84,14 @@ def attention_masks(config, hidden_states: Tensor, attention_mask: Tensor | None
         is_eager: Whether some layer computes eagerly under another backend.
 
     Raises:
-        ValueError: If the mask has another shape; transformers would fill up one that is too short.
+        ValueError: If the mask has another shape.
     """
-    shape = tuple(hidden_states.shape[:2])
-    if attention_mask is not None and attention_mask.ndim != 4 and tuple(attention_mask.shape) != shape:
-        raise ValueError(
-            f"attention_mask must be [batch, tokens] = {list(shape)}, tokens in front of the patches included, or "
-            f"have 4 dimensions, got {list(attention_mask.shape)}"
-        )
-    is_causal = getattr(config, "is_causal", False)
+    is_causal, is_flex = getattr(config, "is_causal", False), config._attn_implementation == "flex_attention"
     # Every backend but FlexAttention reads `is_causal` where there is no mask.
-    if attention_mask is None and not (is_causal and config._attn_implementation == "flex_attention"):
+    if attention_mask is None and not (is_causal and is_flex):
         return AttentionMasks()
+    if attention_mask is not None:
+        check_mask(attention_mask, hidden_states.shape, is_flex)
     if is_causal:
         backend = create_causal_mask(config, hidden_states, attention_mask, None)
     else:
@@ -106,6 +102,16 @@ def attention_masks(config, hidden_states: Tensor, attention_mask: Tensor | None
         if is_causal:
             eager = eager.expand(-1, -1, eager.shape[-1], -1).tril()
     return AttentionMasks(backend, eager)
+
+
+def check_mask(attention_mask: Tensor, shape: torch.Size, is_flex: bool) -> None:
+    """Refuses what transformers would fill up in silence, or FlexAttention on CPUs read out of bounds as scores."""
+    is_whole = attention_mask.ndim == 4 and not is_flex
+    if not is_whole and attention_mask.shape != shape[:2]:
+        raise ValueError(
+            f"attention_mask must be [batch, tokens] = {list(shape[:2])}, tokens in front of the patches included, or "
+            f"have 4 dimensions (not under FlexAttention), got {list(attention_mask.shape)}"
+        )
 
 
 # What blocks get where nothing is masked.
