@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 300  # seconds for a process
 CODE = {
     "modeling_vit.py",
+    "backbone.py",
     "configuration_trunk.py",
     "configuration_vit.py",
     "embedding.py",

@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from references import relative_difference
 
 from hf_vit_suite.models.contrastive import LOSSES, in_batch_accuracy, similarities
@@ -52,7 +52,7 @@ def results(tmp_path_factory) -> dict:
     torch.save(pairs, folder / "pairs.pt")
     (folder / "script.py").write_text(TWO_PROCESSES)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "script.py"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     subprocess.run([sys.executable, *command], cwd=folder, check=True, capture_output=True, env=environment)
     return {"pairs": pairs, "found": torch.load(folder / "results.pt")}
 

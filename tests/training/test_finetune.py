@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = {
     "README.md",
     "attention.png",
+    "backbone.py",
     "config.json",
     "configuration_trunk.py",
     "configuration_vit.py",

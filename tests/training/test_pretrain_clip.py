@@ -59,6 +59,7 @@ TINY = ("--train_tokenizer", "--config_overrides", OVERRIDES, "--per_device_trai
         "--logging_steps", "1", "--report_to", "none")  # fmt: skip
 RESULTS = {
     "README.md",
+    "backbone.py",
     "clip_towers.py",
     "config.json",
     "configuration_clip.py",

@@ -56,6 +56,7 @@ TINY = (
 RESULTS = {
     "README.md",
     "attention.png",
+    "backbone.py",
     "config.json",
     "configuration_dino.py",
     "configuration_trunk.py",

@@ -40,6 +40,7 @@ TINY = (
 )
 RESULTS = {
     "README.md",
+    "backbone.py",
     "config.json",
     "configuration_mae.py",
     "configuration_trunk.py",
