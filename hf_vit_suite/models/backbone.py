@@ -58,6 +58,9 @@ class TrunkBackbone(BackboneMixin):
             `feature_maps`, one for each of `out_features`: `[batch, hidden, rows, columns]`, or with
             `config.reshape_hidden_states=False` `[batch, tokens, hidden]`, prefix tokens included; normalised unless
             `config.apply_layernorm` is False.
+
+        Raises:
+            ValueError: If images are missing, or blocks were taken out and a chosen stage with them.
         """
         _, wanted = self.wanted_outputs(output_attentions, output_hidden_states)
         encoder = self.base_model
@@ -70,8 +73,14 @@ class TrunkBackbone(BackboneMixin):
             return_dict=True,
             **kwargs,
         )
-        chosen, states = self.out_features, outputs.hidden_states
-        maps = [state for stage, state in zip(self.stage_names, states, strict=True) if stage in chosen]
+        states = outputs.hidden_states
+        numbers = [self.config.stage_names.index(name) for name in self.out_features]
+        if max(numbers) >= len(states):
+            raise ValueError(
+                f"out_features are {self.out_features}, and the model has {len(states) - 1} blocks: set "
+                "config.num_hidden_layers to that, or other out_features"
+            )
+        maps = [states[number] for number in numbers]
         if self.config.apply_layernorm:
             maps = [encoder.norm(tokens) for tokens in maps]
         if self.config.reshape_hidden_states:

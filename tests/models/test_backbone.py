@@ -63,6 +63,23 @@ def test_maps_are_the_encoders_tokens_in_rows_and_columns(family):
     assert len(backbone(pixels).feature_maps) == 1
 
 
+@torch.no_grad()
+def test_backbone_whose_last_blocks_were_cut_off_returns_what_is_left(tmp_path):
+    backbone = SuiteViTBackbone(SuiteViTConfig(**TINY_VIT)).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    expected = backbone(pixels, output_hidden_states=True).hidden_states[1]
+    del backbone.vit.encoder.blocks[1:]
+    with pytest.raises(ValueError, match=r"the model has 1 blocks: set config.num_hidden_layers to that"):
+        backbone(pixels)
+    backbone.config.num_hidden_layers = 1
+    (found,) = backbone(pixels).feature_maps
+    assert_close(found.flatten(2).transpose(1, 2), backbone.vit.norm(expected)[:, 1:])
+    backbone.save_pretrained(tmp_path)
+    reopened = AutoBackbone.from_pretrained(tmp_path).eval()
+    assert reopened.channels == backbone.channels == [32]
+    assert_close(reopened(pixels).feature_maps, [found])
+
+
 def test_depth_estimator_of_transformers_reads_tokens():
     config = SuiteViTConfig(
         **TINY_VIT, reshape_hidden_states=False, apply_layernorm=False, out_features=["stage1", "stage2", "stage3"]
