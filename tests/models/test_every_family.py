@@ -22,6 +22,8 @@ from every_family import (
 from families import REPRESENTATIVES, WITH_ONE_TOWER, Family
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hf_vit_suite.models.transformer import Block
+
 BACKENDS = ("eager", "sdpa", "flex_attention")
 
 
@@ -244,6 +246,19 @@ def test_gradient_checkpointing_changes_no_gradient(family: Family, auto_class: 
     for name, weight in model.named_parameters():
         if name in expected:
             assert_close(weight.grad, expected[name])
+
+
+@one_a_family
+def test_hooks_of_checkpointed_blocks_run_once(family: Family):
+    """As those with which FSDP gathers and frees a block's weights; the backward pass computes the block again."""
+    model = build(family, family.auto_classes[0]).train()
+    model.activation_checkpointing_enable()
+    calls = []
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for block in blocks:
+        block.register_forward_pre_hook(lambda module, arguments: calls.append(module))
+    scalar(model(**family.inputs(model))).backward()
+    assert calls == blocks
 
 
 @one_a_family
