@@ -47,6 +47,8 @@ class SuiteMAEForPreTrainingOutput(ModelOutput):
         logits: `[batch, patches, patch_size * patch_size * channels]`, the predicted pixels of each masked patch,
             row, column, channel; zero at visible patches unless `predict_visible`.
         mask: `[batch, patches]`, 1 where the patch was masked, 0 where the encoder saw it.
+        ids_restore: `[batch, patches]`, the place of each patch where the visible ones come first, in the order in
+            which they were encoded.
         hidden_states: The encoder's, `[batch, 1 + visible, hidden]` each.
         attentions: The encoder's, `[batch, heads, 1 + visible, 1 + visible]` each.
     """
@@ -54,6 +56,7 @@ class SuiteMAEForPreTrainingOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     mask: Tensor | None = None
+    ids_restore: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -299,9 +302,52 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
             loss=self.compute_loss(pixel_values, predicted[:, : masked.shape[1]], masked),
             logits=places.scatter(1, numbers.unsqueeze(-1).expand_as(predicted), predicted),
             mask=places.new_zeros(places.shape[:2]).scatter(1, masked, 1),
+            ids_restore=torch.cat((visible, masked), dim=1).argsort(dim=1),
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+    def patchify(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        """Cuts images into patches as `logits` are laid out; the inverse of `unpatchify`.
+
+        Args:
+            pixel_values: `[batch, channels, height, width]`.
+            interpolate_pos_encoding: Whether sides may be no multiples of the patch size: the remainder is dropped.
+
+        Returns:
+            `[batch, patches, patch_size * patch_size * channels]`.
+
+        Raises:
+            ValueError: If channels or sides don't suit.
+        """
+        if interpolate_pos_encoding:
+            pixel_values = whole_patches(pixel_values, self.config.patch_size)
+        self.vit.embeddings.patch_embeddings.grid(pixel_values)
+        return target_pixels(pixel_values, self.config.patch_size)
+
+    def unpatchify(self, patches: Tensor, original_image_size: tuple[int, int] | None = None) -> Tensor:
+        """Puts patches together to images.
+
+        Args:
+            patches: `[batch, patches, patch_size * patch_size * channels]`, as `logits` are; visible patches have
+                pixels with `predict_visible` alone.
+            original_image_size: (height, width) in pixels; default the config's.
+
+        Returns:
+            `[batch, channels, height, width]`, without what filled no patch.
+
+        Raises:
+            ValueError: If an image of that size has another number of patches.
+        """
+        size = self.config.patch_size
+        height, width = original_image_size or self.config.image_height_width
+        rows, columns = height // size, width // size
+        if rows * columns != patches.shape[1]:
+            raise ValueError(
+                f"an image of {height} x {width} pixels has {rows * columns} patches, got {patches.shape[1]}: pass "
+                "original_image_size=(height, width)"
+            )
+        return unpatchify(patches, size, (rows, columns))
 
     def random_masking(
         self, pixel_values: Tensor, grid: tuple[int, int], noise: Tensor | None = None

@@ -58,6 +58,12 @@ def test_base_model_equals_transformers_in_loss_prediction_mask_and_gradients(si
     assert_equals_reference(found.loss, expected.loss)
     assert_equals_reference(found.logits, expected.logits)
     assert torch.equal(found.mask, expected.mask)
+    assert torch.equal(found.ids_restore, expected.ids_restore)
+    patches = ours.patchify(pixels, interpolate_pos_encoding=True)
+    assert torch.equal(patches, theirs.patchify(pixels, interpolate_pos_encoding=True))
+    images = ours.unpatchify(found.logits, size)
+    assert torch.equal(images, theirs.unpatchify(found.logits, size))
+    assert torch.equal(ours.unpatchify(patches, size), pixels)
 
     expected.loss.backward()
     reference = from_transformers_mae(gradients(theirs))
@@ -225,3 +231,9 @@ def test_noise_of_the_wrong_shape_is_refused():
     model = SuiteMAEForPreTraining(SuiteMAEConfig(**TINY))
     with pytest.raises(ValueError, match=r"noise must be \[batch, patches\] = \[2, 16\], got \[2, 15\]"):
         model(torch.randn(2, 3, 32, 32), noise=torch.rand(2, 15))
+
+
+def test_patches_that_make_no_image_of_the_size_are_refused():
+    model = SuiteMAEForPreTraining(SuiteMAEConfig(**TINY))
+    with pytest.raises(ValueError, match=r"an image of 32 x 32 pixels has 16 patches, got 12: pass"):
+        model.unpatchify(torch.randn(2, 12, 192))
