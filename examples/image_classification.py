@@ -1,9 +1,9 @@
-r"""Fine-tunes an image classifier by transformers' Trainer, as its example `run_image_classification.py` does.
+r"""Fine-tunes an image classifier with transformers' Trainer, like its example `run_image_classification.py`.
 
     python examples/image_classification.py --model_name_or_path outputs/digits --data_dir photos/ \
         --output_dir outputs/photos
 
-The data are a folder with a sub-folder of pictures for each class. Every argument of `TrainingArguments` is taken too.
+The data folder has a sub-folder of images for each class. All arguments of `TrainingArguments` are accepted too.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
-import hf_vit_suite  # noqa: F401  (the Auto classes now open its models)
+import hf_vit_suite  # noqa: F401  (registers its models with the Auto classes)
 
 
 @dataclass
@@ -30,17 +30,17 @@ class DataArguments:
     """Model and data."""
 
     model_name_or_path: str = field(metadata={"help": "folder or Hub name of a model with its image processor"})
-    data_dir: str = field(metadata={"help": "folder with a sub-folder of pictures for each class"})
-    test_share: float = field(default=0.2, metadata={"help": "share of the pictures to evaluate on"})
+    data_dir: str = field(metadata={"help": "folder with a sub-folder of images for each class"})
+    train_val_split: float = field(default=0.2, metadata={"help": "fraction of the images held out for evaluation"})
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of the pictures whose class has the largest logit."""
+    """Fraction of the images whose class has the largest logit."""
     return {"accuracy": float(accuracy_score(prediction.label_ids, prediction.predictions.argmax(axis=-1)))}
 
 
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Rows to a batch."""
+    """Stacks rows into a batch."""
     return {
         "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
         "labels": torch.tensor([row["label"] for row in rows]),
@@ -50,10 +50,10 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
 def main() -> None:
     """Trains, evaluates and saves."""
     data, arguments = HfArgumentParser((DataArguments, TrainingArguments)).parse_args_into_dataclasses()
-    arguments.remove_unused_columns = False  # the transform reads the pictures
-    pictures = load_dataset("imagefolder", data_dir=data.data_dir, split="train")
-    splits = pictures.train_test_split(data.test_share, seed=arguments.seed, stratify_by_column="label")
-    names = pictures.features["label"].names
+    arguments.remove_unused_columns = False  # the transform needs the column of images
+    images = load_dataset("imagefolder", data_dir=data.data_dir, split="train")
+    splits = images.train_test_split(data.train_val_split, seed=arguments.seed, stratify_by_column="label")
+    names = images.features["label"].names
 
     processor = AutoImageProcessor.from_pretrained(data.model_name_or_path)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
@@ -84,6 +84,7 @@ def main() -> None:
     )
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     trainer.save_model()
+    trainer.save_state()
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)

@@ -1,12 +1,14 @@
-"""Fine-tunes an image classifier by a loop of one's own under Accelerate, as `run_image_classification_no_trainer.py`.
+"""Fine-tunes an image classifier with Accelerate alone, like transformers' `run_image_classification_no_trainer.py`.
 
     accelerate launch examples/image_classification_no_trainer.py outputs/digits photos/ outputs/photos
 
-The data are a folder with a sub-folder of pictures for each class. Accelerate's own options say where and in which
-precision it runs: `accelerate launch --mixed_precision bf16 --num_processes 2 ...`.
+The data folder has a sub-folder of images for each class. Accelerate's options set precision and number of processes:
+`accelerate launch --mixed_precision bf16 --num_processes 2 ...`.
 """
 
 import argparse
+import math
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -15,20 +17,22 @@ from datasets import load_dataset
 from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, AutoModelForImageClassification, get_scheduler
 
-import hf_vit_suite  # noqa: F401  (the Auto classes now open its models)
+import hf_vit_suite  # noqa: F401  (registers its models with the Auto classes)
 
 
 def parse() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder or Hub name of a model with its image processor")
-    parser.add_argument("data_dir", help="folder with a sub-folder of pictures for each class")
+    parser.add_argument("data_dir", help="folder with a sub-folder of images for each class")
     parser.add_argument("output_dir", help="folder for the trained model")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--batch_size", type=int, default=8, help="pictures of a batch in each process")
+    parser.add_argument("--batch_size", type=int, default=8, help="images per process per batch")
     parser.add_argument("--learning_rate", type=float, default=5e-5)
-    parser.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches of a step")
+    parser.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches per optimizer step")
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--save_epochs", action="store_true", help="save the training state after each epoch")
+    parser.add_argument("--resume_from_checkpoint", type=Path, help="training state to resume from: .../epoch_N")
     return parser.parse_args()
 
 
@@ -37,9 +41,9 @@ def main() -> None:
     options = parse()
     accelerator = Accelerator(gradient_accumulation_steps=options.gradient_accumulation_steps)
     set_seed(options.seed)
-    pictures = load_dataset("imagefolder", data_dir=options.data_dir, split="train")
-    splits = pictures.train_test_split(0.2, seed=options.seed, stratify_by_column="label")
-    names = pictures.features["label"].names
+    images = load_dataset("imagefolder", data_dir=options.data_dir, split="train")
+    splits = images.train_test_split(0.2, seed=options.seed, stratify_by_column="label")
+    names = images.features["label"].names
     processor = AutoImageProcessor.from_pretrained(options.model)
     model = AutoModelForImageClassification.from_pretrained(
         options.model,
@@ -53,16 +57,18 @@ def main() -> None:
         return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
 
     batches = {"batch_size": options.batch_size, "collate_fn": collate}
-    train_loader, eval_loader = (
-        DataLoader(splits["train"], shuffle=True, **batches),
-        DataLoader(splits["test"], **batches),
-    )
+    train_loader = DataLoader(splits["train"], shuffle=True, **batches)
+    eval_loader = DataLoader(splits["test"], **batches)
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate)
     model, optimizer, train_loader, eval_loader = accelerator.prepare(model, optimizer, train_loader, eval_loader)
-    steps = options.epochs * len(train_loader) // options.gradient_accumulation_steps
+    steps = options.epochs * math.ceil(len(train_loader) / options.gradient_accumulation_steps)
     schedule = accelerator.prepare(get_scheduler("linear", optimizer, 0, steps * accelerator.num_processes))
 
-    for epoch in range(options.epochs):
+    epochs_done = 0
+    if options.resume_from_checkpoint:
+        accelerator.load_state(str(options.resume_from_checkpoint))
+        epochs_done = int(options.resume_from_checkpoint.name.removeprefix("epoch_"))
+    for epoch in range(epochs_done + 1, options.epochs + 1):
         model.train()
         for batch in train_loader:
             with accelerator.accumulate(model):
@@ -78,8 +84,10 @@ def main() -> None:
                 predicted = model(**batch).logits.argmax(dim=-1)
             hits.append(accelerator.gather_for_metrics(predicted == batch["labels"]))
         accelerator.print(
-            f"epoch {epoch + 1}: accuracy {torch.cat(hits).float().mean().item():.4f}, loss {loss.item():.4f}"
+            f"epoch {epoch}: accuracy {torch.cat(hits).float().mean().item():.4f}, loss {loss.item():.4f}"
         )
+        if options.save_epochs:
+            accelerator.save_state(f"{options.output_dir}/epoch_{epoch}")
 
     accelerator.wait_for_everyone()
     accelerator.unwrap_model(model).save_pretrained(
@@ -87,7 +95,7 @@ def main() -> None:
     )
     if accelerator.is_main_process:
         processor.save_pretrained(options.output_dir)
-    accelerator.wait_for_everyone()  # a process that ends early can abort another that still saves
+    accelerator.wait_for_everyone()  # a process that ends early can abort one that is still saving
     accelerator.end_training()
 
 
