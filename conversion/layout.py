@@ -190,7 +190,7 @@ def layer_scale_rules(theirs: str = "ls{}.gamma") -> list[Rule]:
     )
 
 
-def encoder_rules() -> list[Rule]:
+def trunk_rules() -> list[Rule]:
     """Tokens, positions, patches and blocks in timm's names."""
     return [
         rename("cls_token", "embeddings.cls_token"),

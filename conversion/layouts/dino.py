@@ -8,7 +8,7 @@ from hf_vit_suite.models.configuration_vit import SuiteViTConfig
 from hf_vit_suite.models.modeling_dino import SuiteDINOForPreTraining
 from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification, SuiteViTModel
 
-from ..layout import HEAD, Evidence, Form, Layout, cropped, encoder_fields, encoder_rules, has_published_blocks
+from ..layout import HEAD, Evidence, Form, Layout, cropped, encoder_fields, has_published_blocks, trunk_rules
 from ..rules import SAME, Change, Rule, chained, permuted, rename, reshaped, within
 
 TEACHER, STUDENT = "teacher.backbone.", "student.module.backbone."
@@ -17,7 +17,7 @@ LINEAR = f"{HEAD}linear."
 
 def backbone(config: SuiteViTConfig) -> list[Rule]:
     """The backbone."""
-    return [*encoder_rules(), rename("norm.{parameter}", "norm.{parameter}")]
+    return [*trunk_rules(), rename("norm.{parameter}", "norm.{parameter}")]
 
 
 # What torch's weight norm calls length and direction: when DINO was published, which is written, and since torch 2.0.

@@ -15,9 +15,9 @@ from ..layout import (
     Layout,
     cropped,
     encoder_fields,
-    encoder_rules,
     has_published_blocks,
     layer_scale_rules,
+    trunk_rules,
 )
 from ..rules import Rule, rename, within
 
@@ -29,7 +29,7 @@ def backbone(config: SuiteViTConfig) -> list[Rule]:
         rename("mlp.w3.{parameter}", "mlp.down.{parameter}"),
     ]
     return [
-        *encoder_rules(),
+        *trunk_rules(),
         rename("mask_token", "embeddings.mask_token"),
         rename("register_tokens", "embeddings.register_tokens"),
         *layer_scale_rules(),

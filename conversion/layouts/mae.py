@@ -15,9 +15,9 @@ from ..layout import (
     block_rules,
     cropped,
     encoder_fields,
-    encoder_rules,
     has_published_blocks,
     label_count,
+    trunk_rules,
 )
 from ..rules import Rule, rename, within
 
@@ -26,7 +26,7 @@ DECODER_HEADS = 16  # of every published decoder, 512 wide
 
 def encoder(config: SuiteMAEConfig) -> list[Rule]:
     """The encoder."""
-    return [*encoder_rules(), rename("norm.{parameter}", "norm.{parameter}")]
+    return [*trunk_rules(), rename("norm.{parameter}", "norm.{parameter}")]
 
 
 def autoencoder(config: SuiteMAEConfig) -> list[Rule]:
@@ -45,7 +45,7 @@ def autoencoder(config: SuiteMAEConfig) -> list[Rule]:
 def classifier(config: SuiteViTConfig) -> list[Rule]:
     """The fine-tuned classifier, which normalises the mean of the patches."""
     return [
-        *within([*encoder_rules(), rename("fc_norm.{parameter}", "norm.{parameter}")], ours="vit."),
+        *within([*trunk_rules(), rename("fc_norm.{parameter}", "norm.{parameter}")], ours="vit."),
         rename("head.{parameter}", "classifier.{parameter}"),
     ]
 

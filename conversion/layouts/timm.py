@@ -48,7 +48,7 @@ CLASS_WITHOUT_POSITION = Rule(
 )
 
 
-def encoder_rules(config: SuiteViTConfig, has_class_position: bool) -> list[Rule]:
+def timm_encoder_rules(config: SuiteViTConfig, has_class_position: bool) -> list[Rule]:
     """The encoder."""
     tokens = [
         rename("cls_token", "embeddings.cls_token"),
@@ -78,7 +78,7 @@ def encoder_rules(config: SuiteViTConfig, has_class_position: bool) -> list[Rule
 def classifier_rules(config: SuiteViTConfig, has_class_position: bool) -> list[Rule]:
     """The encoder and its heads."""
     return [
-        *within(encoder_rules(config, has_class_position), ours="vit."),
+        *within(timm_encoder_rules(config, has_class_position), ours="vit."),
         rename("head.{parameter}", "classifier.{parameter}"),
         rename("head_dist.{parameter}", "distillation_classifier.{parameter}"),
     ]
@@ -135,7 +135,7 @@ def holds(config: SuiteViTConfig, has_class_position: bool) -> bool:
 
 def form(has_head: bool, with_class_position: bool) -> Form:
     """One of timm's four forms."""
-    rules = classifier_rules if has_head else encoder_rules
+    rules = classifier_rules if has_head else timm_encoder_rules
 
     def recognises(evidence: Evidence) -> bool:
         return (

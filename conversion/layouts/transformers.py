@@ -202,7 +202,7 @@ def shared_fields(theirs: PretrainedConfig) -> dict[str, Any]:
     return {name: getattr(theirs, name) for name in SHARED_FIELDS}
 
 
-def label_fields(theirs: PretrainedConfig, evidence: Evidence, head: str) -> dict[str, Any]:
+def recorded_label_fields(theirs: PretrainedConfig, evidence: Evidence, head: str) -> dict[str, Any]:
     """The labels, none without a head."""
     if not evidence.has(f"{head}.weight"):
         return {"num_labels": 0}
@@ -221,7 +221,7 @@ def vit_config(evidence: Evidence) -> SuiteViTConfig:
         use_distillation_token=theirs.model_type == "deit",
         use_mask_token=any(name.endswith("embeddings.mask_token") for name in evidence.shapes),
         representation_size=pooler[0] if pooler is not None else None,
-        **label_fields(theirs, evidence, "cls_classifier" if theirs.model_type == "deit" else "classifier"),
+        **recorded_label_fields(theirs, evidence, "cls_classifier" if theirs.model_type == "deit" else "classifier"),
     )
 
 
@@ -242,7 +242,7 @@ def dinov2_config(evidence: Evidence) -> SuiteViTConfig:
         num_register_tokens=theirs.num_register_tokens if has_registers else 0,
         position_interpolation_antialias=has_registers,
         classifier_patch_mean=evidence.has("classifier.weight"),
-        **label_fields(theirs, evidence, "classifier"),
+        **recorded_label_fields(theirs, evidence, "classifier"),
     )
 
 

@@ -62,7 +62,7 @@ class ImageEncoder:
         if self.pooling == "default" and self.has_pooler and pooled is not None:
             return pooled.flatten(1)  # (B, D, 1, 1) of convolutional networks -> (B, D)
         tokens = outputs.last_hidden_state
-        num_prefix_tokens = count_prefix_tokens(model.config, tokens, pixel_values)
+        num_prefix_tokens = surplus_tokens(model.config, tokens, pixel_values)
         if self.pooling == "mean" or (self.pooling == "default" and not num_prefix_tokens):
             return tokens.mean(dim=(2, 3)) if tokens.ndim == 4 else tokens[:, num_prefix_tokens:].mean(dim=1)
         if not num_prefix_tokens:
@@ -70,7 +70,7 @@ class ImageEncoder:
         return tokens[:, 0]
 
 
-def count_prefix_tokens(config: PretrainedConfig, tokens: Tensor, pixel_values: Tensor) -> int:
+def surplus_tokens(config: PretrainedConfig, tokens: Tensor, pixel_values: Tensor) -> int:
     """Tokens in front of the patches: those of `[images, tokens, width]` that no patch of the image accounts for."""
     patch_size = getattr(config, "patch_size", None)
     if tokens.ndim != 3 or patch_size is None:
