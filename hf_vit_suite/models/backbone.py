@@ -1,4 +1,4 @@
-"""Feature maps for dense prediction: what every family's encoder does behind `AutoBackbone`."""
+"""Feature maps for dense prediction: the `AutoBackbone` mixin of every family."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from .configuration_trunk import TrunkConfig
 
 
 class TrunkBackbone(BackboneMixin):
-    """Mixin of backbones: an encoder under the family's `base_model_prefix`, and the stages that `config` chooses."""
+    """Mixin of backbones: runs the encoder at `base_model_prefix` and returns the stages that `config` selects."""
 
     def __init__(self, config: TrunkConfig):
         super().__init__(config)
         self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
 
-    # transformers' properties read what a person set, and not the default.
+    # transformers' properties ignore the config's default stage.
     @property
     def out_features(self) -> list[str]:
-        """Names of the stages that a call returns, as `config.out_features`."""
+        """Names of the returned stages, from `config.out_features`."""
         return self.config.out_features
 
     @out_features.setter
@@ -29,7 +29,7 @@ class TrunkBackbone(BackboneMixin):
 
     @property
     def out_indices(self) -> list[int]:
-        """Numbers of the stages that a call returns, as `config.out_indices`."""
+        """Indices of the returned stages, from `config.out_indices`."""
         return self.config.out_indices
 
     @out_indices.setter
@@ -49,18 +49,18 @@ class TrunkBackbone(BackboneMixin):
         """Computes feature maps.
 
         Args:
-            pixel_values: `[batch, channels, height, width]`; of sides that are no multiples of the patch size the
-                remainder is dropped, as detectors resize to any size.
+            pixel_values: `[batch, channels, height, width]`; sides are cropped to multiples of the patch size, as
+                detectors resize to any size.
             output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states`, `attention_layers` and, where
                 the family's encoder takes it, `attention_mask`.
 
         Returns:
-            `feature_maps`, one for each of `out_features`: `[batch, hidden, rows, columns]`, or with
+            `feature_maps`, one per stage of `out_features`: `[batch, hidden, rows, columns]`, or with
             `config.reshape_hidden_states=False` `[batch, tokens, hidden]`, prefix tokens included; normalised unless
-            `config.apply_layernorm` is False.
+            `config.apply_layernorm` is False. `hidden_states` and `attentions` if requested.
 
         Raises:
-            ValueError: If images are missing, or blocks were taken out and a chosen stage with them.
+            ValueError: If images are missing, or a selected stage's block was removed from the model.
         """
         _, wanted = self.wanted_outputs(output_attentions, output_hidden_states)
         encoder = self.base_model
@@ -87,7 +87,7 @@ class TrunkBackbone(BackboneMixin):
             size = self.config.patch_size
             grid = pixel_values.shape[-2] // size, pixel_values.shape[-1] // size
             patches = [tokens[:, self.config.num_prefix_tokens :] for tokens in maps]
-            maps = [tokens.transpose(1, 2).unflatten(2, grid) for tokens in patches]  # (B, N, D) -> (B, D, h, w)
+            maps = [tokens.transpose(1, 2).unflatten(2, grid) for tokens in patches]  # (B, h * w, D) -> (B, D, h, w)
         returned = encoder.encoder.resolve_hidden_states(wanted)
         states = tuple(state if number in returned else None for number, state in enumerate(states))
         return BackboneOutput(

@@ -1,6 +1,6 @@
-"""The two towers of CLIP without their projections, both on the trunk (Radford et al. 2021, arXiv 2103.00020).
+"""The image and text tower of CLIP without projections (Radford et al. 2021, arXiv 2103.00020).
 
-A folder of both towers opens as either of them.
+Both are built on `transformer.Encoder`. Either tower loads from a checkpoint of both.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ NOT_OF_TEXTS = [r"^vis", r"^logit_"]
 
 
 class SuiteCLIPVisionModel(SuiteViTModel):
-    """The image tower without its projection: a plain vision transformer that may leave patches out in training."""
+    """The image tower without its projection: a plain vision transformer with optional patch dropout in training."""
 
     config_class = SuiteCLIPVisionConfig
     base_model_prefix = "vision_model"
@@ -40,7 +40,7 @@ class SuiteCLIPVisionModel(SuiteViTModel):
                 init.normal_(module.position_embeddings, std=self.config.hidden_size**-0.5)
 
     def embed(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None) -> Tensor:
-        """As `SuiteViTModel`'s; in training without a random share `patch_dropout` of each image's patches."""
+        """As in `SuiteViTModel`; training drops a random fraction `patch_dropout` of each image's patches."""
         if not (self.training and self.config.patch_dropout):
             return super().embed(pixel_values, bool_masked_pos)
         rows, columns = self.embeddings.patch_embeddings.grid(pixel_values)
@@ -69,11 +69,11 @@ class TextEmbeddings(nn.Module):
             `[texts, tokens, hidden]`.
 
         Raises:
-            ValueError: If a text has more tokens than there are positions.
+            ValueError: If a text has more tokens than the position table.
         """
         tokens, most = input_ids.shape[1], self.position_embeddings.shape[1]
         if tokens > most:
-            raise ValueError(f"a text may have {most} tokens, got {tokens}: cut it by the tokenizer's truncation=True")
+            raise ValueError(f"a text may have {most} tokens, got {tokens}: pass truncation=True to the tokenizer")
         table = self.position_embeddings
         positions = table[:, :tokens] if position_ids is None else table[0, position_ids]
         return self.dropout(self.token_embeddings(input_ids) + positions)
@@ -99,9 +99,9 @@ class SuiteCLIPTextModel(SuitePreTrainedModel):
         self.post_init()
 
     def _plan_weights(self) -> None:
-        """Notes the deviation that the paper's code starts each matrix with: smaller where branches end.
+        """Stores each matrix's initial standard deviation, as in the paper's code: smaller at the end of a branch.
 
-        transformers asks `_init_weights` about modules with weights of their own alone, which don't know their place.
+        transformers passes single layers to `_init_weights`, and these don't know their position in the model.
         """
         width = self.config.hidden_size
         end_of_branch = width**-0.5 * (2 * self.config.num_hidden_layers) ** -0.5
@@ -139,19 +139,19 @@ class SuiteCLIPTextModel(SuitePreTrainedModel):
         """Encodes texts.
 
         Args:
-            input_ids: `[texts, tokens]`, each with the end-of-text token, and filled up behind it.
-            attention_mask: `[texts, tokens]`, 1 or True for the tokens to attend to; default all, which is faster. As
-                no token sees those after it, what fills up behind the end needs no mask.
+            input_ids: `[texts, tokens]`, each with the end-of-text token, padded after it.
+            attention_mask: `[texts, tokens]`, 1 or True for the tokens to attend to; default all, which is faster.
+                Causal attention never attends to padding after the end-of-text token, so padding needs no mask.
             position_ids: `[texts or 1, tokens]`; default 0, 1, 2, ...
             output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states`, `attention_layers` and
                 `return_dict`.
 
         Returns:
             `last_hidden_state` `[texts, tokens, hidden]`, normalised; `pooler_output` `[texts, hidden]`, the first
-            end-of-text token; `hidden_states` and `attentions` where asked for.
+            end-of-text token; `hidden_states` and `attentions` if requested.
 
         Raises:
-            ValueError: If texts are missing, one is too long, or a layer doesn't exist.
+            ValueError: If texts are missing, one is too long, the mask doesn't fit, or a layer doesn't exist.
         """
         self.check_inputs(kwargs, input_ids=input_ids)
         encoded = self.encoder(

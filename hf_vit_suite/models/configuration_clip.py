@@ -11,15 +11,17 @@ LOSS_TYPES = ("softmax", "sigmoid")
 
 
 class SuiteCLIPVisionConfig(SuiteViTConfig):
-    """Configuration of CLIP's image tower: `SuiteCLIPVisionModel` and its kin (Radford et al. 2021, arXiv 2103.00020).
+    """Configuration of CLIP's image tower: `SuiteCLIPVisionModel`, its backbone and its variant with projection.
+
+    Source: Radford et al. 2021, arXiv 2103.00020, section 2.4.
 
     The fields are `SuiteViTConfig`'s, so that any plain vision transformer can be the image tower. The defaults are
     CLIP's ViT-B/32.
 
     Args:
-        projection_dim: Width of the features that both towers are compared in.
-        patch_dropout: Share of the patches that a training step leaves out of each image, which makes it shorter
-            (Li et al. 2022, arXiv 2212.00794); 0 is none.
+        projection_dim: Width of the embedding space shared by both towers.
+        patch_dropout: Fraction of the patches dropped from each image in training, which makes a step faster
+            (Li et al. 2022, arXiv 2212.00794); 0 drops none.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
@@ -45,10 +47,10 @@ class SuiteCLIPVisionConfig(SuiteViTConfig):
             raise ValueError(f"patch_dropout must be at least 0 and below 1, got {self.patch_dropout}")
 
     def encoder_config(self, **fields) -> SuiteViTConfig:
-        """The image tower as a plain vision transformer, to go on with its weights.
+        """Configuration of the image tower as a plain vision transformer, to continue from its weights.
 
         Args:
-            **fields: Fields to set otherwise.
+            **fields: Fields to override.
         """
         return SuiteViTConfig(**{**self.vit_fields(), **fields})
 
@@ -61,12 +63,12 @@ class SuiteCLIPTextConfig(TransformerConfig):
     The fields of the blocks are `TransformerConfig`'s. The defaults are CLIP's with a ViT-B.
 
     Args:
-        vocab_size: Number of the tokenizer's tokens.
-        max_position_embeddings: Most tokens of a text, start and end included.
-        eos_token_id: The token that ends a text, at whose place its features are read; default the vocabulary's last.
-        bos_token_id: The token that starts a text; default the one before.
-        pad_token_id: The token that fills a batch up, behind the end; default the token that ends a text.
-        projection_dim: Width of the features that both towers are compared in.
+        vocab_size: Number of tokens of the tokenizer.
+        max_position_embeddings: Maximum number of tokens of a text, start and end included.
+        eos_token_id: End-of-text token, at whose position the text is pooled; default the last of the vocabulary.
+        bos_token_id: Start-of-text token; default the second to last of the vocabulary.
+        pad_token_id: Padding token, after the end of a text; default `eos_token_id`.
+        projection_dim: Width of the embedding space shared by both towers.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
@@ -87,13 +89,13 @@ class SuiteCLIPTextConfig(TransformerConfig):
     pad_token_id: int | None = None
     projection_dim: int = 512
 
-    # What the trunk reads beside its fields.
+    # Fixed values that `Encoder` reads.
     is_causal = True
     mlp_type = "gelu"
     layer_scale_init_value = None
 
     def __post_init__(self, **kwargs):
-        # Numbers, not rules: tokens that are added to the vocabulary later change none of them.
+        # Stored as values: tokens added to the vocabulary later must not change them.
         if self.bos_token_id is None:
             self.bos_token_id = self.vocab_size - 2
         if self.eos_token_id is None:
@@ -106,12 +108,12 @@ class SuiteCLIPTextConfig(TransformerConfig):
         super().check()
         self._check_positive(("vocab_size", "max_position_embeddings", "projection_dim"))
         if self.eos_token_id is None:
-            raise ValueError("eos_token_id must be a token's number, as a text's features are read at its end")
+            raise ValueError("eos_token_id must be set, as texts are pooled at their end-of-text token")
         if not 0 <= self.eos_token_id < self.vocab_size:
-            # No error, as the vocabulary may be made smaller before the number is set.
+            # No error: a caller may shrink the vocabulary before setting the token.
             logger.warning_once(
                 f"eos_token_id {self.eos_token_id} is not in the vocabulary of {self.vocab_size} tokens: no text has "
-                "an end, and its features are read at its first token"
+                "an end-of-text token, so texts are pooled at their first token"
             )
 
 
@@ -121,12 +123,12 @@ class SuiteCLIPConfig(SuiteConfig):
     Args:
         vision_config: The image tower's fields, or its configuration.
         text_config: The text tower's fields, or its configuration.
-        projection_dim: Width of the features that both towers are compared in; setting it sets the towers' own.
-        loss_type: `"softmax"`, CLIP's cross-entropy over the batch, or `"sigmoid"`, SigLIP's loss of each pair by
-            itself with a learned bias (Zhai et al. 2023, arXiv 2303.15343).
-        logit_scale_init_value: Logarithm of the factor, the inverse temperature, that cosines are multiplied by;
-            default 1 / 0.07 for softmax and 10 for sigmoid, as in the papers.
-        logit_bias_init_value: What is added to the logits of the sigmoid loss at the start.
+        projection_dim: Width of the embedding space shared by both towers; setting it sets it in both towers.
+        loss_type: `"softmax"`, CLIP's cross-entropy over the batch, or `"sigmoid"`, SigLIP's binary loss per pair with
+            a learned bias (Zhai et al. 2023, arXiv 2303.15343).
+        logit_scale_init_value: Initial logarithm of the factor of the cosines (inverse temperature); default
+            log(1 / 0.07) for softmax and log(10) for sigmoid, as in the papers.
+        logit_bias_init_value: Initial bias of the logits in the sigmoid loss.
 
     Raises:
         ValueError: If a value is out of its range or the towers' projections differ; the message names the field.
@@ -149,7 +151,7 @@ class SuiteCLIPConfig(SuiteConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         if self.projection_dim is not None:
-            self.projection_dim = self.projection_dim  # now that the towers are configurations, theirs too
+            self.projection_dim = self.projection_dim  # sets the towers' too, which are configurations by now
         self.check()
         self.projection_dim = self.vision_config.projection_dim
 
@@ -183,10 +185,10 @@ class SuiteCLIPConfig(SuiteConfig):
         return 2.6592 if self.loss_type == "softmax" else 2.3026
 
     def encoder_config(self, **fields) -> SuiteViTConfig:
-        """The image tower as a plain vision transformer, to go on with its weights.
+        """Configuration of the image tower as a plain vision transformer, to continue from its weights.
 
         Args:
-            **fields: Fields to set otherwise.
+            **fields: Fields to override.
         """
         return self.vision_config.encoder_config(**fields)
 

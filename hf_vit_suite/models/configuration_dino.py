@@ -10,24 +10,24 @@ class SuiteDINOConfig(SuiteViTConfig):
     """Configuration of `SuiteDINOModel` and `SuiteDINOForPreTraining` (Caron et al. 2021, arXiv 2104.14294).
 
     The backbone's fields are `SuiteViTConfig`'s; it pools the class token and has no distillation token. The defaults
-    are the paper's with a ViT-B/16. `drop_path_rate` acts in the student alone.
+    are the paper's with a ViT-B/16. `drop_path_rate` applies only to the student.
 
     Args:
-        head_num_layers: Linear layers of the projection head in front of the prototypes.
-        head_hidden_size: Width between these layers.
-        head_bottleneck_size: Width of the head's features, which are made of length 1.
-        head_batch_norm: Whether batch norms stand between these layers; the paper's vision transformers have none.
-        head_learned_gain: Whether the length of each prototype is learned, or stays 1. The paper's code learns it with
-            the small backbones, where it is better, and not with the base ones, where it may not be stable.
-        num_prototypes: Prototypes K, the outputs of the head.
+        head_num_layers: Number of linear layers of the projection head before the prototypes.
+        head_hidden_size: Hidden width of the projection head.
+        head_bottleneck_size: Bottleneck width b, of the L2-normalised features.
+        head_batch_norm: Whether the head has batch norms; the paper's vision transformers have none.
+        head_learned_gain: Whether the length of each prototype is learned or fixed at 1. The paper's code learns it
+            for small backbones, where results are better, and not for base ones, where training may be unstable.
+        num_prototypes: Number of prototypes K, the outputs of the head.
         student_temperature: Temperature of the student's softmax.
         teacher_temperature: Temperature of the teacher's softmax; training may warm up to it.
         center_momentum: Momentum of the centre, above 0 and below 1.
-        centering: `"center"`, or `"sinkhorn_knopp"` for three of its iterations in place of the centre, as in DINOv2
-            (Oquab et al. 2023, arXiv 2304.07193, section 4).
+        centering: `"center"`, or `"sinkhorn_knopp"`, three Sinkhorn-Knopp iterations instead of the centre, as in
+            DINOv2 (Oquab et al. 2023, arXiv 2304.07193, section 4).
         koleo_weight: Weight of KoLeo, which spreads the features of a batch (DINOv2, section 4; 0.1 there); 0 is off.
         patch_loss_weight: Weight of iBOT's loss of masked patches (Zhou et al. 2021, arXiv 2111.07832; 1 in DINOv2),
-            under the same head; 0 is off.
+            with the same head as the class token; 0 is off.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
@@ -73,10 +73,10 @@ class SuiteDINOConfig(SuiteViTConfig):
         return self.use_mask_token or self.patch_loss_weight > 0
 
     def encoder_config(self, **fields) -> SuiteViTConfig:
-        """The backbone as a plain vision transformer, to go on with its weights.
+        """Configuration of the backbone as a plain vision transformer, to continue from its weights.
 
         Args:
-            **fields: Fields to set otherwise.
+            **fields: Fields to override.
         """
         return SuiteViTConfig(**{**self.vit_fields(), **fields})
 

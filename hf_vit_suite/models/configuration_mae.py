@@ -14,24 +14,24 @@ DECODER_SIZES = (
 class SuiteMAEConfig(TrunkConfig):
     """Configuration of `SuiteMAEModel` and `SuiteMAEForPreTraining` (He et al. 2021, arXiv 2111.06377).
 
-    The encoder's fields are `TrunkConfig`'s, with sine-cosine positions and a class token. The defaults are MAE's
-    ViT-B/16 with the decoder of its table 1: 8 blocks, 512 wide.
+    The encoder's fields are `TrunkConfig`'s; it has sine-cosine positions and a class token. The defaults are MAE's
+    ViT-B/16 with the decoder of table 1: 8 blocks, 512 wide.
 
     Args:
         decoder_hidden_size: Width of the decoder's tokens.
-        decoder_num_hidden_layers: Number of the decoder's blocks.
+        decoder_num_hidden_layers: Number of decoder blocks.
         decoder_num_attention_heads: Heads of the decoder; must divide `decoder_hidden_size`.
         decoder_intermediate_size: Width of the decoder's MLPs.
-        mask_ratio: Share of the patches that the encoder does not see, above 0 and below 1.
+        mask_ratio: Fraction of the patches that are masked, above 0 and below 1.
         norm_pix_loss: Whether the target is each patch's pixels normalised by its own mean and standard deviation,
-            which learns better features (table 1d); else the pixels themselves, which make sharper pictures.
+            which learns better features (table 1d); otherwise raw pixels, which give sharper reconstructions.
 
     Raises:
         ValueError: If a value is out of its range; the message names the field, its value and what is allowed.
     """
 
     model_type = "suite_mae"
-    # As in the paper's fine-tuning: no loss of pretraining reads the class token.
+    # As in the paper's fine-tuning: no pretraining loss reads the class token.
     fine_tuning_pooling = "mean"
 
     decoder_hidden_size: int = 512
@@ -41,7 +41,7 @@ class SuiteMAEConfig(TrunkConfig):
     mask_ratio: float = 0.75
     norm_pix_loss: bool = False
 
-    # What the trunk can do beyond the paper's encoder is off.
+    # Options of `Encoder` and `Embeddings` that the paper's encoder does not use are off.
     mlp_type = "gelu"
     layer_scale_init_value = None
     use_distillation_token = False
@@ -67,10 +67,10 @@ class SuiteMAEConfig(TrunkConfig):
         self.num_visible(rows * columns)
 
     def num_visible(self, patches: int) -> int:
-        """How many of an image's patches the encoder sees.
+        """Number of visible patches of an image with `patches` patches.
 
         Raises:
-            ValueError: If `mask_ratio` leaves none of them visible or none masked.
+            ValueError: If `mask_ratio` leaves no patch visible or none masked.
         """
         visible = int(patches * (1 - self.mask_ratio))
         if not 0 < visible < patches:
@@ -81,10 +81,10 @@ class SuiteMAEConfig(TrunkConfig):
         return visible
 
     def encoder_config(self, **fields) -> SuiteViTConfig:
-        """The encoder as a plain vision transformer, to go on with its weights.
+        """Configuration of the encoder as a plain vision transformer, to continue from its weights.
 
         Args:
-            **fields: Fields to set otherwise.
+            **fields: Fields to override.
         """
         of_trunk = {name: getattr(self, name) for name in TRUNK_FIELDS}
         return SuiteViTConfig(**{**of_trunk, "position_embedding_type": "sincos", **fields})

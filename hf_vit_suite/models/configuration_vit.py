@@ -12,28 +12,30 @@ CHOICES = {
 class SuiteViTConfig(TrunkConfig):
     """Configuration of `SuiteViTModel`, `SuiteViTForImageClassification` and `SuiteViTBackbone`.
 
-    The defaults are ViT-B/16 at 224 pixels; DeiT and DINOv2 are this class with other values. The fields of every
-    family are `TrunkConfig`'s; weights and tokens start from a normal, truncated at two, of `initializer_range`.
+    The defaults are ViT-B/16 at 224 pixels; DeiT and DINOv2 are this class with other values. The fields shared by all
+    families are `TrunkConfig`'s. Weights and tokens start from a truncated normal with std `initializer_range`.
 
     Args:
         mlp_type: `"gelu"`, two linear layers with `hidden_act` between; `"swiglu"`, the gated MLP of DINOv2 giant,
-            whose `intermediate_size` is that of the gated half.
-        layer_scale_init_value: Initial value of LayerScale (Touvron et al. 2021, arXiv 2103.17239); `None` is without.
-        use_distillation_token: A second token and a second head, as in DeiT (arXiv 2012.12877, section 4).
-        num_register_tokens: Extra tokens without position (Darcet et al. 2023, arXiv 2309.16588).
-        use_mask_token: A learned token for masked patches, present in the published DINOv2 weights.
+            where `intermediate_size` is the width of the gate.
+        layer_scale_init_value: Initial value of LayerScale (Touvron et al. 2021, arXiv 2103.17239); default none.
+        use_distillation_token: Whether to add a second token and a second head, as in DeiT (arXiv 2012.12877,
+            section 4).
+        num_register_tokens: Number of register tokens, without position (Darcet et al. 2023, arXiv 2309.16588).
+        use_mask_token: Whether to add a learned token for masked patches, as in the published DINOv2 weights.
         use_patch_bias: Whether the patch projection has a bias; CLIP's has none.
-        use_pre_norm: Whether a norm stands between embeddings and blocks, as in CLIP.
+        use_pre_norm: Whether a norm precedes the blocks, as in CLIP.
         pooling: `"cls"`, the normalised class token; `"mean"`, the mean of the patch tokens, then the norm.
-        representation_size: Width of a linear layer with tanh behind the pooling, as ViT had in pretraining
-            (arXiv 2010.11929, section 3.1); `None` is without.
-        classifier_layers: Last layers whose class tokens, each normalised, the classifier reads side by side; DINO
-            and DINOv2 published classifiers of 4.
-        classifier_patch_mean: Whether the classifier also reads the mean of the normalised patch tokens, as DINOv2's.
+        representation_size: Width of a linear layer with tanh after pooling, as in the pretraining of ViT
+            (arXiv 2010.11929, section 3.1); default none.
+        classifier_layers: Number of last layers whose normalised class tokens are concatenated as classifier input;
+            DINO and DINOv2 published classifiers with 4.
+        classifier_patch_mean: Whether the classifier input also has the mean of the normalised patch tokens, as in
+            DINOv2.
         position_embedding_type: `"learned"`, or `"sincos"` for the fixed two-dimensional sine-cosine table.
         position_interpolation_antialias: Whether resizing the position table to another image size antialiases,
-            as in DINOv2 with registers and timm; the first DINO, DINOv2 and transformers do not.
-        position_interpolation_offset: Added to the target grid before it is turned into a scale factor; 0.1 in the
+            as in timm and DINOv2 with registers; the original DINO and DINOv2 and transformers do not.
+        position_interpolation_offset: Added to the target grid before the scale factor is computed; 0.1 in the
             original DINO and DINOv2 code, 0 elsewhere.
 
     Raises:
@@ -41,7 +43,7 @@ class SuiteViTConfig(TrunkConfig):
     """
 
     model_type = "suite_vit"
-    # Else predictions of a distilled classifier would be a tuple in a plain Trainer.
+    # Otherwise Trainer's predictions of a distilled classifier would be a tuple.
     keys_to_ignore_at_inference = ["class_logits", "distillation_logits"]  # noqa: RUF012 (as transformers declares it)
 
     mlp_type: str = "gelu"
@@ -66,22 +68,21 @@ class SuiteViTConfig(TrunkConfig):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens in front of the patches: class, distillation, registers."""
+        """Number of prefix tokens: class, distillation, registers."""
         return 1 + int(self.use_distillation_token) + self.num_register_tokens
 
     @property
     def classifier_input_size(self) -> int:
-        """Width of what the classifier reads."""
+        """Width of the classifier input."""
         pooled = self.representation_size or self.hidden_size
         return pooled + (self.classifier_layers - 1 + int(self.classifier_patch_mean)) * self.hidden_size
 
     @property
     def has_mask_token(self) -> bool:
-        """Whether the embeddings have a mask token."""
         return self.use_mask_token
 
     def vit_fields(self) -> dict:
-        """What makes a plain vision transformer like this one, without what a family adds."""
+        """The `SuiteViTConfig` fields of this configuration, without those that a family adds."""
         names = (*TRUNK_FIELDS, *SuiteViTConfig.__annotations__)
         return {name: getattr(self, name) for name in names} | {"use_mask_token": self.has_mask_token}
 

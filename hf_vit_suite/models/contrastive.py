@@ -1,6 +1,6 @@
-"""The losses of pairs of images and texts, over the pairs of every process.
+"""Contrastive losses of image-text pairs, over the pairs of all processes.
 
-Shape letters: P pairs of this process, A pairs of all processes, E width of the features.
+Shape letters: see transformer.py; here also Q pairs of this process, A pairs of all processes, F projection width.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class GatherWithGradient(torch.autograd.Function):
-    """`[rows, width]` of each process -> `[processes * rows, width]`; gradients of every process flow back."""
+    """All-gather whose backward sums the gradients of all processes: `[Q, ...]` per process -> `[A, ...]`."""
 
     @staticmethod
     def forward(ctx, features: Tensor) -> Tensor:
@@ -28,12 +28,12 @@ class GatherWithGradient(torch.autograd.Function):
 
 
 class Similarities(NamedTuple):
-    """Scaled similarities of pairs.
+    """Scaled similarities of images and texts.
 
     Args:
         per_image: `[images, texts]`.
-        per_text: `[texts, images]`, which has other pairs than `per_image` where both have only this process's rows.
-        first: Column that belongs to the first row; the next one belongs to the second, and so on.
+        per_text: `[texts, images]`; not the transpose of `per_image` if the rows are those of this process only.
+        first: Column of the first row's pair; row i belongs to column `first + i`.
     """
 
     per_image: Tensor
@@ -42,17 +42,17 @@ class Similarities(NamedTuple):
 
     @property
     def partners(self) -> Tensor:
-        """The column that belongs to each row, `[rows]`."""
+        """Column of each row's pair, `[rows]`."""
         return self.first + torch.arange(self.per_image.shape[0], device=self.per_image.device)
 
 
 def similarities(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None = None) -> Similarities:
-    """Similarities of these images and texts alone, in float32.
+    """Similarities of the given images and texts, without communication, in float32.
 
     Args:
-        images: `[images, E]`, of length 1; `texts` `[texts, E]`.
-        scale: Factor of the cosines, a scalar.
-        bias: Added to them, a scalar.
+        images: `[images, F]`, L2-normalised; `texts` `[texts, F]`.
+        scale: Factor of the cosines (inverse temperature), a scalar.
+        bias: Added to the scaled cosines, a scalar; default none.
     """
     with torch.autocast(images.device.type, enabled=False):
         logits = scale.float() * images.float() @ texts.float().T
@@ -64,16 +64,16 @@ def similarities(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | No
 def gathered_similarities(
     images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor | None = None, local: bool = True
 ) -> Similarities:
-    """Similarities with the pairs of every process, which must have equally many.
+    """Similarities with the pairs of all processes, each of which must hold equally many.
 
-    Averaged over the processes, both forms have the gradients of one process with all pairs. The local one computes
-    and keeps P x A similarities twice, the global one A x A in each process.
+    Averaged over the processes, both forms give the gradients of one process with all pairs. Each process computes
+    and stores two Q x A matrices in the local form, one A x A matrix in the global form.
 
     Args:
-        images: `[P, E]`, of length 1; `texts` alike.
-        scale: Factor of the cosines, a scalar.
-        bias: Added to them, a scalar.
-        local: Whether the rows are this process's pairs or those of all.
+        images: `[Q, F]`, L2-normalised; `texts` has the same shape.
+        scale: Factor of the cosines (inverse temperature), a scalar.
+        bias: Added to the scaled cosines, a scalar; default none.
+        local: Whether the rows are the pairs of this process or of all processes.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return similarities(images, texts, scale, bias)
@@ -88,17 +88,17 @@ def gathered_similarities(
 
 
 def softmax_loss(pairs: Similarities) -> Tensor:
-    """Cross-entropy of finding each image's text, each text's image (Radford et al. 2021, arXiv 2103.00020, fig. 3).
+    """Symmetric cross-entropy, image to text and text to image (Radford et al. 2021, arXiv 2103.00020, fig. 3).
 
     Returns:
-        The mean over rows and both ways, a scalar.
+        The mean over rows and both directions, a scalar.
     """
     partners = pairs.partners
     return (F.cross_entropy(pairs.per_image, partners) + F.cross_entropy(pairs.per_text, partners)) / 2
 
 
 def sigmoid_loss(pairs: Similarities) -> Tensor:
-    """Whether each image and text belong together (Zhai et al. 2023, arXiv 2303.15343, algorithm 1).
+    """Binary cross-entropy of each image-text combination (Zhai et al. 2023, arXiv 2303.15343, algorithm 1).
 
     Returns:
         The sum over the texts, mean over the images, a scalar.
@@ -113,5 +113,5 @@ LOSSES = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}
 
 @torch.no_grad()
 def in_batch_accuracy(pairs: Similarities) -> Tensor:
-    """Share of the images whose own text is the most similar of the batch, a scalar."""
+    """Fraction of the images whose own text is the most similar of the batch, a scalar."""
     return (pairs.per_image.argmax(dim=1) == pairs.partners).float().mean()

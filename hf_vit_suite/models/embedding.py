@@ -1,6 +1,6 @@
-"""From pixels to tokens: patches, the tokens in front of them, and positions for any image size.
+"""From pixels to tokens: patch projection, prefix tokens, and positions for any image size.
 
-Shape letters: B batch, C channels, H W image, h w patch grid, p patch side, N tokens, D width.
+Shape letters: see transformer.py.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
-    """Cuts images into flat patches, channel first within a patch, rows of patches first within an image.
+    """Cuts images into flat patches: channel first within a patch, patches row by row.
 
     Args:
         pixel_values: `[batch, channels, height, width]`; sides are multiples of `patch_size`.
@@ -21,12 +21,12 @@ def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
     batch, channels, height, width = pixel_values.shape
     rows, columns = height // patch_size, width // patch_size
     patches = pixel_values.reshape(batch, channels, rows, patch_size, columns, patch_size)
-    patches = patches.permute(0, 2, 4, 1, 3, 5)  # (B, C, h, p, w, p) -> (B, h, w, C, p, p)
+    patches = patches.permute(0, 2, 4, 1, 3, 5)  # (B, C, h, P, w, P) -> (B, h, w, C, P, P)
     return patches.reshape(batch, rows * columns, channels * patch_size * patch_size)
 
 
 def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
-    """Drops the rows and columns at the end that fill no patch, as a strided convolution does.
+    """Crops the bottom and right pixels that fill no whole patch, as a strided convolution does.
 
     Args:
         pixel_values: `[..., height, width]`.
@@ -37,15 +37,15 @@ def whole_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
 
 
 def take_tokens(tokens: Tensor, numbers: Tensor) -> Tensor:
-    """Chosen tokens of each sample: `[batch, tokens, hidden]` and `[batch, chosen]` -> `[batch, chosen, hidden]`."""
+    """Gathers tokens by index: `[batch, tokens, hidden]` and `[batch, chosen]` -> `[batch, chosen, hidden]`."""
     return tokens.gather(1, numbers.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def sincos_position_table(rows: int, columns: int, hidden_size: int, num_prefix_tokens: int = 0) -> Tensor:
     """Fixed two-dimensional sine-cosine positions (He et al. 2021, arXiv 2111.06377, appendix A.1).
 
-    The first half of the width codes the column, the second the row; each is sines, then cosines, of the
-    position times 10000^(-i / (D/4)). Tokens in front of the patches have zeros.
+    The first half of the width encodes the column, the second half the row. Each half holds the sines, then the
+    cosines, of the position times 10000^(-i / (D/4)). Prefix tokens have zeros.
 
     Returns:
         `[1, num_prefix_tokens + rows * columns, hidden_size]`, float32.
@@ -62,35 +62,36 @@ def sincos_position_table(rows: int, columns: int, hidden_size: int, num_prefix_
 def resize_position_table(
     table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], antialias: bool = False, offset: float = 0.0
 ) -> Tensor:
-    """Resizes the positions of a patch grid to another one, bicubic, in float32.
+    """Resizes the positions of a patch grid by bicubic interpolation in float32.
 
     Args:
         table: `[1, old rows * old columns, hidden]`.
         old_grid: (rows, columns) of `table`.
-        new_grid: (rows, columns) wanted.
-        antialias: Whether the interpolation antialiases when it shrinks.
-        offset: Where not 0, the scale is (new + offset) / old, not the ratio of the sizes. The original DINO and
-            DINOv2 code adds 0.1 against rounding, which shifts the result a little, and their weights expect it.
+        new_grid: (rows, columns) of the result.
+        antialias: Whether downsampling antialiases.
+        offset: If not 0, the scale factor is (new + offset) / old instead of the ratio of the sizes. The original
+            DINO and DINOv2 code adds 0.1 against rounding errors. This shifts the result slightly, and their weights
+            expect it.
 
     Returns:
-        `[1, new rows * new columns, hidden]` in the table's dtype; `table` itself where the grids are equal.
+        `[1, new rows * new columns, hidden]` in the table's dtype; `table` itself if the grids are equal.
     """
     if new_grid == old_grid:
         return table
-    grid = table.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)  # (1, N, D) -> (1, D, h, w)
+    grid = table.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)  # (1, h * w, D) -> (1, D, h, w)
     if offset:
         scale = [float(new + offset) / old for new, old in zip(new_grid, old_grid, strict=True)]
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=antialias)
     else:
         grid = F.interpolate(grid, size=new_grid, mode="bicubic", antialias=antialias)
-    return grid.flatten(2).transpose(1, 2).to(table.dtype)  # (1, D, h, w) -> (1, N, D)
+    return grid.flatten(2).transpose(1, 2).to(table.dtype)  # (1, D, h, w) -> (1, h * w, D)
 
 
 class PatchProjection(nn.Conv2d):
-    """A convolution whose stride is its kernel, computed as one matrix product over the patches.
+    """A convolution whose stride equals its kernel size, computed as one matrix product over the patches.
 
-    It skips the layout changes of convolution kernels. As a `Conv2d` that is called like one it keeps what others
-    attach to convolutions: LoRA, pruning, hooks and offloaded weights.
+    This skips the layout changes of convolution kernels. As a `Conv2d` it still supports LoRA, pruning, hooks and
+    offloaded weights.
     """
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -98,11 +99,12 @@ class PatchProjection(nn.Conv2d):
         size = self.kernel_size[0]
         batch, _, height, width = pixel_values.shape
         projected = F.linear(patchify(pixel_values, size), self.weight.flatten(1), self.bias)
-        return projected.transpose(1, 2).view(batch, -1, height // size, width // size)  # (B, N, D) -> (B, D, h, w)
+        # (B, h * w, D) -> (B, D, h, w)
+        return projected.transpose(1, 2).view(batch, -1, height // size, width // size)
 
 
 class PatchEmbedding(nn.Module):
-    """Linear projection of patches. The weight has a convolution's shape, `[hidden, channels, p, p]`."""
+    """Linear projection of patches; the weight has a convolution's shape, `[hidden, channels, P, P]`."""
 
     def __init__(self, config):
         super().__init__()
@@ -117,10 +119,10 @@ class PatchEmbedding(nn.Module):
         )
 
     def grid(self, pixel_values: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches in an image.
+        """Rows and columns of the patch grid.
 
         Raises:
-            ValueError: If the channels, or the sides, don't suit the model.
+            ValueError: If the channels differ from the config's, or a side is not a multiple of the patch size.
         """
         _, channels, height, width = pixel_values.shape
         if channels != self.num_channels:
@@ -135,24 +137,24 @@ class PatchEmbedding(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     def forward(self, pixel_values: Tensor, visible: Tensor | None = None) -> Tensor:
-        """`[batch, channels, height, width]` -> `[batch, patches, hidden]`, all or those numbered in `visible`."""
+        """`[batch, channels, height, width]` -> `[batch, patches, hidden]`, all or those indexed by `visible`."""
         if visible is None:
-            return self.projection(pixel_values).flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, N, D), a view
+            return self.projection(pixel_values).flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, h * w, D), a view
         patches = take_tokens(patchify(pixel_values, self.patch_size), visible)
-        # The projection takes images, so each visible patch is one.
+        # The projection takes images, so each visible patch is passed as an image.
         images = patches.view(-1, self.num_channels, self.patch_size, self.patch_size)
         return self.projection(images).view(*visible.shape, -1)
 
 
 def round_to_multiple(size: float, multiple: int) -> int:
-    """The multiple nearest to `size`, at least one."""
+    """The multiple nearest to `size`, at least `multiple` itself."""
     return max(1, round(size / multiple)) * multiple
 
 
 class Embeddings(nn.Module):
     """Class, distillation, register and patch tokens with positions.
 
-    Token order: class, distillation (where used), registers (without position), patches row by row.
+    Token order: class, distillation (if used), registers (without position), patches row by row.
     """
 
     def __init__(self, config, use_mask_token: bool = False):
@@ -178,14 +180,14 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Positions of class and distillation token `[1, 1 or 2, hidden]`, and of a patch grid `[1, h*w, hidden]`."""
-        # Detached, a fixed table gets no gradient even where a caller made every parameter trainable.
+        """Positions of class and distillation tokens `[1, 1 or 2, hidden]`, and of patches `[1, h * w, hidden]`."""
+        # Detaching keeps a fixed table without gradient even if a caller makes every parameter trainable.
         table = self.position_embeddings.detach() if self.has_fixed_positions else self.position_embeddings
         prefix, patches = table.tensor_split([self.num_positioned_prefix_tokens], dim=1)
         return prefix, resize_position_table(patches, self.grid, grid, self.antialias, self.offset)
 
     def prefix_tokens(self, prefix_positions: Tensor) -> Tensor:
-        """Every token in front of the patches, `[1, prefix tokens, hidden]`."""
+        """All prefix tokens, `[1, prefix tokens, hidden]`."""
         tokens = self.cls_token
         if self.distillation_token is not None:
             tokens = torch.cat((tokens, self.distillation_token), dim=1)
@@ -200,16 +202,16 @@ class Embeddings(nn.Module):
         """Embeds images.
 
         Args:
-            pixel_values: `[batch, channels, height, width]`, any dtype; cast to the weights'. Under autocast the
-                tokens keep the precision of the positions, as the residual stream of timm and transformers does.
-            bool_masked_pos: `[batch, patches]`, True where the mask token stands in for the patch.
-            visible: `[batch, visible]`, numbers of the patches to embed, in the order wanted; default all.
+            pixel_values: `[batch, channels, height, width]`, any dtype; cast to the weights' dtype. Under autocast the
+                tokens keep the dtype of the positions, as in timm and transformers.
+            bool_masked_pos: `[batch, patches]`, True where the mask token replaces the patch.
+            visible: `[batch, visible]`, indices of the patches to embed, in output order; default all.
 
         Returns:
             `[batch, tokens, hidden]`.
 
         Raises:
-            ValueError: If the sides are no multiples of the patch, or a mask is given to a model without mask token.
+            ValueError: If channels or sides do not fit, or `bool_masked_pos` is given to a model without mask token.
         """
         grid = self.patch_embeddings.grid(pixel_values)
         prefix_positions, patch_positions = self.positions(grid)

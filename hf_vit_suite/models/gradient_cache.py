@@ -1,8 +1,8 @@
-"""Features of a large batch in the memory of a small one (Gao et al. 2021, arXiv 2101.06983).
+"""Gradient caching: features of a large batch in the memory of a small one (Gao et al. 2021, arXiv 2101.06983).
 
-A loss that compares every pair needs the features of the whole batch, but not their activations at the same time: the
-features are computed part by part without a graph, and in the backward pass, when their gradient is known, once more
-with one. Loss and gradients are those of the whole batch.
+A contrastive loss needs the features of the whole batch, but not all activations at the same time. The forward pass
+computes the features part by part without a graph. The backward pass, once their gradient is known, recomputes each
+part with a graph. Loss and gradients equal those of the whole batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 
 class PartByPart(torch.autograd.Function):
-    """One node for all parts, so that weights get their gradient once, as DistributedDataParallel expects."""
+    """One autograd node for all parts: each weight gets its gradient once, as DistributedDataParallel expects."""
 
     @staticmethod
     def forward(ctx, encode: Callable[[Tensor], Tensor], inputs: Tensor, size: int, *weights: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class PartByPart(torch.autograd.Function):
 
 @contextmanager
 def replayed(state: tuple[Tensor, list[int], list[Tensor]], device_type: str) -> Iterator[None]:
-    """Draws random numbers as when a part was first computed; afterwards it is as if none had been drawn."""
+    """Restores the random state of a part's forward pass, and the current state on exit."""
     of_cpu, devices, of_devices = state
     with torch.random.fork_rng(devices, device_type=device_type):
         torch.set_rng_state(of_cpu)
@@ -65,15 +65,15 @@ def replayed(state: tuple[Tensor, list[int], list[Tensor]], device_type: str) ->
 def cached_features(
     encode: Callable[[Tensor], Tensor], weights: Iterable[nn.Parameter], inputs: Tensor, size: int
 ) -> Tensor:
-    """A tower's features of a batch, whose activations exist for `size` rows at a time.
+    """A tower's features of a batch, with activations of at most `size` samples in memory.
 
-    Dropout draws the same numbers in both passes, and mixed precision is the same.
+    Both passes use the same dropout masks and the same autocast settings.
 
     Args:
-        encode: From some rows of `inputs` to their features `[rows, width]`, each row for itself.
-        weights: What `encode` learns by.
-        inputs: `[batch, ...]`, which get no gradient.
-        size: Rows at a time.
+        encode: Maps some samples of `inputs` to their features `[samples, width]`, each sample independently.
+        weights: Parameters of `encode`; frozen ones are ignored.
+        inputs: `[batch, ...]`; get no gradient.
+        size: Samples per part.
 
     Returns:
         `[batch, width]`.

@@ -1,12 +1,12 @@
-"""CLIP (Radford et al. 2021, arXiv 2103.00020): an image tower and a text tower that agree on what belongs together.
+"""CLIP (Radford et al. 2021, arXiv 2103.00020): contrastive pretraining of an image tower and a text tower.
 
-Shape flow (B images, T texts, n tokens of a text, N of an image, D and W widths, E projection):
+Shape flow (letters: see transformer.py; here also n text tokens, U text width, F projection width):
     pixels        [B, C, H, W] -> patches, class token, positions, norm         [B, N, D]
-    image tower   the trunk; the class token, normalised, projected             [B, E]
-    token ids     [T, n] -> embeddings, positions                               [T, n, W]
-    text tower    the trunk, causal; the end-of-text token, normalised, projected   [T, E]
-    similarities  both made of length 1, product, times exp(logit_scale)        [B, T]
-    loss          softmax over rows and columns, or a sigmoid of each pair      scalar
+    image tower   encoder; norm and projection of the class token               [B, F]
+    token ids     [B, n] -> token embeddings, positions                         [B, n, U]
+    text tower    causal encoder; norm and projection of the end-of-text token  [B, F]
+    similarities  cosines, times exp(logit_scale)                               [B, B], images x texts
+    loss          softmax over rows and columns, or sigmoid of each pair        scalar
 """
 
 import math
@@ -28,7 +28,7 @@ from .contrastive import LOSSES, gathered_similarities, in_batch_accuracy, simil
 from .gradient_cache import cached_features
 from .pretrained import SuitePreTrainedModel, join_auto_classes
 
-# The largest factor of the cosines (section 2.5).
+# Upper bound of exp(logit_scale) (section 2.5).
 LARGEST_SCALE = 100.0
 
 
@@ -37,16 +37,16 @@ class SuiteCLIPOutput(ModelOutput):
     """What `SuiteCLIPModel` returns.
 
     Args:
-        loss: Where `return_loss` asks for it, a scalar.
-        logits_per_image: `[images, texts]`. While training with a loss in several processes the texts are those of
-            all of them.
-        logits_per_text: `[texts, images]`.
-        text_embeds: `[texts, projection]`, of length 1.
-        image_embeds: `[images, projection]`, of length 1.
-        accuracy: Share of the images whose own text is the most similar of the batch; `None` unless `return_loss`.
+        loss: A scalar; `None` unless `return_loss`.
+        logits_per_image: `[images, texts]`. In distributed training with a loss, the columns are those of all
+            processes, and with `local_loss=False` the rows too.
+        logits_per_text: `[texts, images]`, likewise.
+        text_embeds: `[texts, projection]`, L2-normalised.
+        image_embeds: `[images, projection]`, L2-normalised.
+        accuracy: Fraction of the images whose own text is the most similar of the batch; `None` unless `return_loss`.
         text_model_output: The text tower's own output; `None` with `cached_batch_size`.
-        vision_model_output: The image tower's own output, whose `last_hidden_state` holds the class token alone unless
-            attentions or hidden states are asked for; `None` with `cached_batch_size`.
+        vision_model_output: The image tower's own output; `last_hidden_state` holds only the class token unless
+            attentions or hidden states are requested. `None` with `cached_batch_size`.
     """
 
     loss: Tensor | None = None
@@ -59,7 +59,7 @@ class SuiteCLIPOutput(ModelOutput):
     vision_model_output: BaseModelOutputWithPooling | None = None
 
     def to_tuple(self) -> tuple:
-        """The values that are there, the towers' outputs as tuples too."""
+        """The values that are not `None`, the towers' outputs converted to tuples."""
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
@@ -69,9 +69,9 @@ class SuiteCLIPVisionOutput(ModelOutput):
 
     Args:
         image_embeds: `[images, projection]`, not normalised.
-        last_hidden_state: `[images, tokens, hidden]`, normalised by the last norm.
-        hidden_states: Every layer's tokens where asked for.
-        attentions: `[images, heads, tokens, tokens]` of the layers asked for.
+        last_hidden_state: `[images, tokens, hidden]`, after the final norm.
+        hidden_states: `[images, tokens, hidden]` of every requested layer.
+        attentions: `[images, heads, tokens, tokens]` of every requested layer.
     """
 
     image_embeds: Tensor | None = None
@@ -86,9 +86,9 @@ class SuiteCLIPTextOutput(ModelOutput):
 
     Args:
         text_embeds: `[texts, projection]`, not normalised.
-        last_hidden_state: `[texts, tokens, hidden]`, normalised by the last norm.
-        hidden_states: Every layer's tokens where asked for.
-        attentions: `[texts, heads, tokens, tokens]` of the layers asked for.
+        last_hidden_state: `[texts, tokens, hidden]`, after the final norm.
+        hidden_states: `[texts, tokens, hidden]` of every requested layer.
+        attentions: `[texts, heads, tokens, tokens]` of every requested layer.
     """
 
     text_embeds: Tensor | None = None
@@ -98,7 +98,7 @@ class SuiteCLIPTextOutput(ModelOutput):
 
 
 class SuiteCLIPPreTrainedModel(SuitePreTrainedModel):
-    """Initialisation of the projections, which the towers' own follows."""
+    """Initialisation of the projections and of the similarities' scale and bias; the towers have their own."""
 
     config_class = SuiteCLIPConfig
     base_model_prefix = "clip"
@@ -147,7 +147,7 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
         """Encodes images.
 
         Args:
-            pixel_values: `[images, channels, height, width]`, as in `SuiteViTModel`, likewise the others.
+            pixel_values: `[images, channels, height, width]`, as in `SuiteViTModel`, likewise the other arguments.
 
         Returns:
             The image tower's output with `pooler_output` projected, `[images, projection]`, not normalised.
@@ -179,7 +179,7 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
         """Encodes texts.
 
         Args:
-            input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`, likewise the others.
+            input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`, likewise the other arguments.
 
         Returns:
             The text tower's output with `pooler_output` projected, `[texts, projection]`, not normalised.
@@ -213,25 +213,25 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs,
     ) -> SuiteCLIPOutput:
-        """Compares images with texts.
+        """Computes the similarities of images and texts, and the contrastive loss.
 
         Args:
             input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`, likewise `attention_mask` and `position_ids`.
             pixel_values: `[images, channels, height, width]`, as in `SuiteViTModel`, likewise
                 `interpolate_pos_encoding`.
-            return_loss: Whether to return the loss, for which image i belongs to text i. In training it has the pairs
-                of every process.
-            cached_batch_size: Pairs whose activations are kept at a time: the features of the others are computed
-                again in the backward pass, so that loss and gradients are those of the whole batch in the memory of a
-                small one (Gao et al. 2021, arXiv 2101.06983). Default all.
-            local_loss: In several processes, whether each computes the rows of its own pairs or those of all; the
-                averaged gradients are the same.
+            return_loss: Whether to return the loss; image i is paired with text i. In training it covers the pairs of
+                all processes.
+            cached_batch_size: Number of pairs whose activations are in memory at a time. Activations are recomputed in
+                the backward pass; loss and gradients equal those of the whole batch (Gao et al. 2021,
+                arXiv 2101.06983). Default all, without recomputation.
+            local_loss: In distributed training, whether each process computes the rows of its own pairs (default) or
+                of all pairs; the averaged gradients are equal.
             output_attentions: Of both towers, as in `SuiteViTModel`, likewise `output_hidden_states` and
                 `attention_layers`; not with `cached_batch_size`.
 
         Raises:
-            ValueError: If images or texts are missing, shapes don't suit, or `return_loss` is asked for and images and
-                texts are not equally many.
+            ValueError: If images or texts are missing, shapes don't fit, or `return_loss` is set and the numbers of
+                images and texts differ.
         """
         self.check_inputs(kwargs, input_ids=input_ids, pixel_values=pixel_values)
         num_images, num_texts = pixel_values.shape[0], input_ids.shape[0]
@@ -271,10 +271,10 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
         )
 
     def cached_features(self, of_images: dict, of_texts: dict, size: int) -> tuple[Tensor, Tensor]:
-        """Both towers' projected features, of which `size` rows have activations at a time."""
+        """Both towers' projected features, with activations of at most `size` samples in memory."""
         pixel_values = of_images.pop("pixel_values")
         input_ids = of_texts["input_ids"]
-        # One tensor, whose rows are taken together.
+        # `cached_features` splits one tensor, so ids, mask and positions are stacked.
         names = [name for name, value in of_texts.items() if value is not None]
         stacked = torch.stack([of_texts[name].expand_as(input_ids) for name in names], dim=1)
 
@@ -294,12 +294,12 @@ class SuiteCLIPModel(SuiteCLIPPreTrainedModel):
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
-        """Keeps the factor of the cosines at 100 or below, after an optimiser's step (section 2.5)."""
+        """Clamps exp(logit_scale) to at most 100; call after an optimiser's step (section 2.5)."""
         self.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
 
 
 class SuiteCLIPVisionModelWithProjection(SuiteCLIPPreTrainedModel):
-    """The image tower with its projection; opens from a folder of both towers too."""
+    """The image tower with its projection; also loads from a checkpoint of both towers."""
 
     config_class = SuiteCLIPVisionConfig
     base_model_prefix = "vision_model"
@@ -325,7 +325,7 @@ class SuiteCLIPVisionModelWithProjection(SuiteCLIPPreTrainedModel):
         """Encodes images.
 
         Args:
-            pixel_values: `[images, channels, height, width]`, as in `SuiteViTModel`, likewise the others.
+            pixel_values: `[images, channels, height, width]`, as in `SuiteViTModel`, likewise the other arguments.
         """
         outputs = self.vision_model(
             pixel_values,
@@ -343,7 +343,7 @@ class SuiteCLIPVisionModelWithProjection(SuiteCLIPPreTrainedModel):
 
 
 class SuiteCLIPTextModelWithProjection(SuiteCLIPPreTrainedModel):
-    """The text tower with its projection; opens from a folder of both towers too."""
+    """The text tower with its projection; also loads from a checkpoint of both towers."""
 
     config_class = SuiteCLIPTextConfig
     base_model_prefix = "text_model"
@@ -373,7 +373,7 @@ class SuiteCLIPTextModelWithProjection(SuiteCLIPPreTrainedModel):
         """Encodes texts.
 
         Args:
-            input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`, likewise the others.
+            input_ids: `[texts, tokens]`, as in `SuiteCLIPTextModel`, likewise the other arguments.
         """
         outputs = self.text_model(
             input_ids,

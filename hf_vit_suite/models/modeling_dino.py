@@ -1,13 +1,14 @@
-"""DINO (Caron et al. 2021, arXiv 2104.14294): without labels, a student learns what its own moving average says.
+"""DINO (Caron et al. 2021, arXiv 2104.14294): self-distillation; the teacher is the student's moving average.
 
-Shape flow (B images, G = 2 global crops, L local ones, V = G + L, N patches, D width, d bottleneck, K prototypes):
-    global crops  [B, G, C, H, W]     teacher's and student's
-    local crops   [B, L, C, h, w]     student's alone
-    backbone      crops of one size together, their class tokens               [B, V, D], the teacher's [B, G, D]
-    head          three layers, made of length 1                               [B, V, d], [B, G, d]
-    prototypes    logits, softmax; the teacher's centred and sharpened         [B, V, K], [B, G, K], in chunks of K
-    loss          cross-entropy of all pairs but those of the same crop        scalar
-    afterwards    `update_teacher`: centre and teacher move on
+Shape flow (letters: see transformer.py; here also G = 2 global crops, L local crops, S = G + L student crops, T = G
+teacher crops, K prototypes, b bottleneck width):
+    global crops  [B, G, C, H, W]     teacher and student
+    local crops   [B, L, C, H, W]     student only; smaller H and W
+    backbone      crops of one size in one batch; class tokens                 student [B, S, D], teacher [B, T, D]
+    head          MLP, then L2 normalisation                                   [B, S, b], [B, T, b]
+    prototypes    logits, softmax; the teacher's centred and sharpened         [B, S, K], [B, T, K], in chunks of K
+    loss          cross-entropy of all pairs except those of the same crop     scalar
+    update        `update_teacher`, after the optimiser's step: centre and teacher
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ from .prototypes import (
 )
 
 PRETRAINING_KEYS = [r"^(student|student_head|teacher_head|center|patch_center)\."]
-# Against the logarithm of a distance of zero; DINOv2's value.
+# Avoids the logarithm of zero distance; DINOv2's value.
 KOLEO_EPSILON = 1e-8
 
 
@@ -47,13 +48,13 @@ class SuiteDINOForPreTrainingOutput(ModelOutput):
     Args:
         loss: Sum of the parts below with the config's weights.
         class_loss: Cross-entropy of the class tokens, mean over images and pairs of crops.
-        koleo_loss: KoLeo of the global crops' class tokens; `None` where it is off.
-        patch_loss: Cross-entropy of the masked patches; `None` where it is off.
+        koleo_loss: KoLeo of the global crops' class tokens; `None` if its weight is 0.
+        patch_loss: Cross-entropy of the masked patches; `None` if its weight is 0.
         teacher_entropy: Mean entropy of the teacher's targets in nats; `None` unless `output_statistics`.
-        center_divergence: Mean divergence of the teacher's predictions from the centre's in nats, 0 where it says the
-            same of every image; `None` unless `output_statistics`.
-        hidden_states: The teacher's, of the global crops, `[batch * 2, tokens, hidden]` each.
-        attentions: The teacher's, of the global crops, `[batch * 2, heads, tokens, tokens]` each.
+        center_divergence: Mean KL divergence of the teacher's predictions from the centre's in nats, 0 if the
+            predictions are equal for every image; `None` unless `output_statistics`.
+        hidden_states: The teacher's, of the global crops, `[batch * global crops, tokens, hidden]` each.
+        attentions: The teacher's, of the global crops, `[batch * global crops, heads, tokens, tokens]` each.
     """
 
     loss: Tensor | None = None
@@ -67,7 +68,7 @@ class SuiteDINOForPreTrainingOutput(ModelOutput):
 
 
 def koleo_loss(features: Tensor) -> Tensor:
-    """-log of the distance to the nearest other image's features, all of length 1; in float32.
+    """-log of the distance to the nearest other image's L2-normalised features, in float32.
 
     Source: Sablayrolles et al. 2018, arXiv 1806.03198, eq. 2; DINOv2, arXiv 2304.07193, section 4.
 
@@ -78,7 +79,7 @@ def koleo_loss(features: Tensor) -> Tensor:
         The mean over the images, a scalar.
 
     Raises:
-        ValueError: If there is one image only.
+        ValueError: If there is only one image.
     """
     if features.shape[0] < 2:
         raise ValueError("KoLeo compares the images of a batch: it needs at least 2 on each device, got 1")
@@ -91,7 +92,7 @@ def koleo_loss(features: Tensor) -> Tensor:
 
 
 class ProjectionHead(nn.Module):
-    """From the backbone's features to points on a sphere, and to prototypes (section 3.1, "Network architecture")."""
+    """MLP, L2 normalisation and prototypes (section 3.1, "Network architecture")."""
 
     def __init__(self, config: SuiteDINOConfig):
         super().__init__()
@@ -108,7 +109,7 @@ class ProjectionHead(nn.Module):
         self.prototypes = Prototypes(config)
 
     def project(self, features: Tensor) -> Tensor:
-        """`[..., hidden]` -> `[..., bottleneck]` of length 1, in autocast's type where it is on."""
+        """`[..., hidden]` -> L2-normalised `[..., bottleneck]`, in autocast's dtype if autocast is enabled."""
         features = features.to(self.prototypes.direction.device)
         rows = F.normalize(self.layers(features.flatten(0, -2)), dim=-1)
         if torch.is_autocast_enabled(rows.device.type):
@@ -116,12 +117,12 @@ class ProjectionHead(nn.Module):
         return rows.unflatten(0, features.shape[:-1])
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[..., hidden]` -> logits `[..., prototypes]`, whole; the loss goes through them in chunks."""
+        """`[..., hidden]` -> all logits `[..., prototypes]`; the loss computes them in chunks instead."""
         return self.prototypes(self.project(features))
 
 
 class SuiteDINOPreTrainedModel(SuiteViTPreTrainedModel):
-    """Initialisation shared by the DINO classes: the backbone's, and torch's linear layer's for the prototypes."""
+    """Initialisation shared by the DINO classes: the backbone's; prototypes start as torch's linear layer does."""
 
     config_class = SuiteDINOConfig
     _no_split_modules = [*SuiteViTPreTrainedModel._no_split_modules, "ProjectionHead"]  # noqa: RUF012
@@ -143,16 +144,16 @@ class SuiteDINOPreTrainedModel(SuiteViTPreTrainedModel):
 
 
 class SuiteDINOModel(SuiteDINOPreTrainedModel, SuiteViTModel):
-    """The backbone, a plain vision transformer: of a pretrained folder the teacher's."""
+    """The backbone, a plain vision transformer; a pretraining checkpoint loads its teacher."""
 
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
 
 
 class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
-    """Student, teacher, heads, centre and loss. The teacher, `vit`, starts as the student and has no gradient.
+    """Student, teacher, heads, centre and loss. The teacher, `vit`, starts equal to the student, without gradient.
 
-    A training step is `model(...).loss.backward()`, the optimiser's step and `model.update_teacher(momentum)`; where a
-    gradient scaler skipped the optimiser's step, `model.forget_step()` takes the place of the last.
+    A training step is `model(...).loss.backward()`, the optimiser's step and `model.update_teacher(momentum)`. If a
+    gradient scaler skips the optimiser's step, call `model.forget_step()` instead of `update_teacher`.
     """
 
     def __init__(self, config: SuiteDINOConfig):
@@ -169,19 +170,19 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Of what is not loaded, as transformers' own; a student that is not loaded starts as the teacher."""
+        """Initialises what is not loaded, as in transformers; a student that is not loaded copies the teacher."""
         super().initialize_weights()
         for teacher, student in self.teacher_and_student():
             init.copy_(student, teacher)
 
     def train(self, mode: bool = True) -> "SuiteDINOForPreTraining":
-        """As torch's, but without dropout and drop path in the teacher (its head's batch norms, where used, train)."""
+        """Sets the mode of all but the teacher's backbone, which stays in eval mode: no dropout, no DropPath."""
         super().train(mode)
         self.vit.eval()
         return self
 
     def teacher_and_student(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each weight of the teacher with the student's."""
+        """Pairs of corresponding teacher and student parameters."""
         for teacher, student in ((self.vit, self.student), (self.teacher_head, self.student_head)):
             yield from zip(teacher.parameters(), student.parameters(), strict=True)
 
@@ -192,16 +193,16 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
             yield self.patch_center
 
     def forget_step(self) -> None:
-        """Drops what the centres collected since the last update, for a step that was not taken."""
+        """Discards what the centres collected since the last update, for a skipped optimiser step."""
         for center in self.centers():
             center.seen = None
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Moves centre and teacher, after an optimiser's step (algorithm 1).
+        """Updates centre and teacher after an optimiser's step (algorithm 1).
 
         Args:
-            momentum: Share of itself that the teacher keeps, from 0 to 1.
+            momentum: Weight of the old teacher in the moving average, from 0 to 1.
         """
         for center in self.centers():
             center.update(self.teacher_head.prototypes)
@@ -223,22 +224,23 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         return_dict: bool | None = None,
         **kwargs,
     ) -> SuiteDINOForPreTrainingOutput:
-        """Compares the student's view of each crop with the teacher's of the others.
+        """Computes the loss of the student's predictions against the teacher's targets from other crops.
 
         Args:
             pixel_values: The global crops, `[batch, crops, channels, height, width]`; 2 crops in the paper.
             local_pixel_values: The local crops, `[batch, crops, channels, height, width]`, smaller; default none.
-            bool_masked_pos: `[batch, global crops, patches]`, True where the student sees the mask token; needed for
-                the patch loss.
-            teacher_temperature: Default the config's.
-            output_statistics: Whether to return what shows a collapse; it costs a few passes over the prototypes.
+            bool_masked_pos: `[batch, global crops, patches]`, True where the mask token replaces the student's patch;
+                required by the patch loss.
+            teacher_temperature: Temperature of the teacher's softmax; default the config's.
+            output_statistics: Whether to return `teacher_entropy` and `center_divergence`, which reveal a collapse;
+                costs a few passes over the prototypes.
             output_attentions: Of the teacher, as in `SuiteViTModel`, likewise `output_hidden_states` and
                 `attention_layers`.
-            interpolate_pos_encoding: Of all crops, as in `SuiteViTModel`, likewise `return_dict`.
+            interpolate_pos_encoding: For all crops, as in `SuiteViTModel`, likewise `return_dict`.
 
         Raises:
-            ValueError: If crops are missing, shapes don't suit, there is no pair of different crops, masks are
-                missing, or KoLeo is on and the batch has one image.
+            ValueError: If crops are missing, shapes don't fit, there is no pair of different crops, the patch loss
+                lacks masks, or KoLeo is on and the batch has one image.
         """
         self.check_inputs(kwargs, pixel_values=pixel_values)
         check_crops(pixel_values, local_pixel_values)
@@ -277,18 +279,18 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
 
     @property
     def num_tokens(self) -> int | None:
-        """Tokens of global crops that the loss reads: the class token, unless patches are masked."""
+        """Tokens per global crop that the loss reads: 1, the class token, or `None` (all) with a patch loss."""
         return None if self.config.patch_loss_weight else 1
 
     def encode_student(
         self, pixel_values: Tensor, local_pixel_values: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The student's backbone, crops of one size together.
+        """Runs the student's backbone, crops of one size in one batch.
 
         Args:
             pixel_values: `[batch, global crops, channels, height, width]`.
             local_pixel_values: `[batch, local crops, channels, height, width]`.
-            masks: `[batch * global crops, patches]`.
+            masks: `[batch * global crops, patches]`, True where masked.
 
         Returns:
             Tokens of the global crops, `[batch * global crops, tokens, hidden]`, and class tokens `[batch, crops,
@@ -305,7 +307,7 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         return learned.last_hidden_state, class_tokens
 
     def make_targets(self, features: Tensor, center: Center, temperature: float) -> Targets:
-        """The teacher's `[rows, bottleneck]` as targets, which in training the centre remembers."""
+        """Targets from the teacher's `[rows, bottleneck]`; in training the centre collects these features."""
         if self.training:
             center.collect(features)
         prototypes = self.teacher_head.prototypes
@@ -314,11 +316,11 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         return softmax_targets(features, prototypes, temperature, center.logits)
 
     def class_loss(self, class_tokens: Tensor, targets: Targets) -> Tensor:
-        """Cross-entropy of every pair but those of the same crop (section 3.1, eq. 3), mean over pairs and images.
+        """Cross-entropy of all pairs except those of the same crop (section 3.1, eq. 3), mean over pairs and images.
 
         Args:
             class_tokens: `[batch, crops, hidden]`, the student's, global crops first.
-            targets: Of `batch * global crops` rows.
+            targets: The teacher's, of `batch * global crops` rows.
         """
         images, num_crops = class_tokens.shape[:2]
         student = self.student_head.project(class_tokens)
@@ -328,15 +330,18 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
         return cross_entropy(student, prototypes, targets.to(student.device), temperature, weights)
 
     def patch_loss(self, student: Tensor, teacher: Tensor, masks: Tensor | None, temperature: float) -> Tensor:
-        """Cross-entropy of masked patches with what the teacher sees there (iBOT, arXiv 2111.07832, eq. 2).
+        """Cross-entropy of masked patches with the teacher's unmasked ones (iBOT, arXiv 2111.07832, eq. 2).
 
         Args:
-            student: `[crops, tokens, hidden]`; `teacher` alike.
-            masks: `[crops, patches]`, True where masked.
+            student: `[batch * global crops, tokens, hidden]`; `teacher` has the same shape.
+            masks: `[batch * global crops, patches]`, True where masked.
             temperature: The teacher's.
 
         Returns:
-            The mean over a crop's masked patches, then over all crops, those without a mask being zero.
+            The mean over each crop's masked patches, then over all crops; crops without masked patches count as 0.
+
+        Raises:
+            ValueError: If `masks` is `None`.
         """
         if masks is None:
             raise ValueError("the patch loss needs bool_masked_pos, which says where the student sees the mask token")
@@ -354,14 +359,14 @@ class SuiteDINOForPreTraining(SuiteDINOPreTrainedModel):
 
     @torch.no_grad()
     def statistics(self, teacher: Tensor, targets: Targets, temperature: float) -> dict[str, Tensor]:
-        """What shows a collapse, of the teacher's `[rows, bottleneck]`."""
+        """`teacher_statistics` of the teacher's features `[rows, bottleneck]`, by output name."""
         plain = softmax_targets(teacher, self.teacher_head.prototypes, temperature)
         entropy, divergence = teacher_statistics(targets, plain, self.center.logits, temperature)
         return {"teacher_entropy": entropy, "center_divergence": divergence}
 
 
 def check_crops(pixel_values: Tensor, local_pixel_values: Tensor | None) -> None:
-    """Refuses shapes that hold no pair of different crops."""
+    """Raises a ValueError unless there is a pair of different crops."""
     for name, crops in (("pixel_values", pixel_values), ("local_pixel_values", local_pixel_values)):
         if crops is not None and crops.ndim != 5:
             raise ValueError(
@@ -369,11 +374,11 @@ def check_crops(pixel_values: Tensor, local_pixel_values: Tensor | None) -> None
                 "DINO compares several crops of each image"
             )
     if local_pixel_values is None and pixel_values.shape[1] < 2:
-        raise ValueError("DINO needs two global crops of an image, or one and local crops, got one alone")
+        raise ValueError("DINO needs two global crops of an image, or one plus local crops, got only one global crop")
 
 
 class SuiteDINOBackbone(TrunkBackbone, SuiteDINOPreTrainedModel):
-    """Feature maps for dense prediction, through `AutoBackbone`: of a pretrained folder the teacher's."""
+    """Feature maps for dense prediction, through `AutoBackbone`; a pretraining checkpoint loads its teacher."""
 
     _keys_to_ignore_on_load_unexpected = PRETRAINING_KEYS
 

@@ -1,11 +1,11 @@
-"""The masked autoencoder (He et al. 2021, arXiv 2111.06377): an encoder that sees a quarter, a decoder that paints.
+"""Masked autoencoder (He et al. 2021, arXiv 2111.06377): encodes visible patches, predicts pixels of masked ones.
 
-Shape flow (B batch, N patches, V visible ones, M = N - V masked ones, D width, E decoder's width, P = p * p * C):
+Shape flow (letters: see transformer.py; here also V visible patches, M = h * w - V masked patches, E decoder width):
     pixels        [B, C, H, W]
-    mask          V patches at random stay                                      [B, V], [B, M] patch numbers
-    encode        visible patches and a class token, blocks, norm               [B, 1 + V, D]
+    mask          random patch indices, visible and masked                      [B, V], [B, M]
+    encode        class token and visible patches, blocks, norm                 [B, 1 + V, D]
     decode        mask tokens, visible tokens, class token, blocks, norm        [B, M + V + 1, E]
-    predict       pixels of the masked patches                                  [B, M, P]
+    predict       pixels of the masked patches                                  [B, M, P * P * C]
     loss          mean squared error to their pixels, raw or normalised         scalar
 """
 
@@ -34,7 +34,7 @@ from .pretrained import SuitePreTrainedModel, join_auto_classes
 from .transformer import Encoder
 
 DECODER_KEYS = [r"^decoder\."]
-# Against a division by zero where a patch has one colour; the paper's code has this value.
+# Avoids division by zero in patches of uniform colour; value of the paper's code.
 PIXEL_VARIANCE_EPSILON = 1e-6
 
 
@@ -45,10 +45,10 @@ class SuiteMAEForPreTrainingOutput(ModelOutput):
     Args:
         loss: Mean squared error over the pixels of the masked patches.
         logits: `[batch, patches, patch_size * patch_size * channels]`, the predicted pixels of each masked patch,
-            row, column, channel; zero at visible patches unless `predict_visible`.
-        mask: `[batch, patches]`, 1 where the patch was masked, 0 where the encoder saw it.
-        ids_restore: `[batch, patches]`, the place of each patch where the visible ones come first, in the order in
-            which they were encoded.
+            ordered by row, column, channel; zero at visible patches unless `predict_visible`.
+        mask: `[batch, patches]`, 1 for masked patches, 0 for visible ones.
+        ids_restore: `[batch, patches]`, index of each patch in the order visible patches, as encoded, then masked
+            patches.
         hidden_states: The encoder's, `[batch, 1 + visible, hidden]` each.
         attentions: The encoder's, `[batch, heads, 1 + visible, 1 + visible]` each.
     """
@@ -62,7 +62,7 @@ class SuiteMAEForPreTrainingOutput(ModelOutput):
 
 
 def target_pixels(pixel_values: Tensor, patch_size: int) -> Tensor:
-    """Cuts images into flat patches, channel last within a patch: the order of predictions.
+    """Cuts images into flat patches, channel last within a patch, as in the predictions.
 
     Args:
         pixel_values: `[batch, channels, height, width]`; sides are multiples of `patch_size`.
@@ -71,7 +71,7 @@ def target_pixels(pixel_values: Tensor, patch_size: int) -> Tensor:
         `[batch, patches, patch_size * patch_size * channels]`.
     """
     patches = patchify(pixel_values, patch_size).unflatten(2, (-1, patch_size * patch_size))
-    return patches.transpose(2, 3).flatten(2)  # (B, N, C, p * p) -> (B, N, p * p * C)
+    return patches.transpose(2, 3).flatten(2)  # (B, h * w, C, P * P) -> (B, h * w, P * P * C)
 
 
 def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
@@ -85,14 +85,17 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
         `[batch, channels, rows * patch_size, columns * patch_size]`.
     """
     pixels = patches.unflatten(1, grid).unflatten(3, (patch_size, patch_size, -1))
-    return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, h, w, p, p, C) -> (B, C, H, W)
+    return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # (B, h, w, P, P, C) -> (B, C, H, W)
 
 
 def normalised(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each patch's pixels with mean 0 and variance 1 (section 3), and the mean and deviation that were taken out.
+    """Normalises each patch's pixels to mean 0 and variance 1 (section 3).
 
     Args:
-        patches: `[batch, patches, pixels]`, to which the first result is alike; the others are `[batch, patches, 1]`.
+        patches: `[batch, patches, pixels]`.
+
+    Returns:
+        Normalised patches, same shape; their mean and standard deviation, `[batch, patches, 1]` each.
     """
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     deviation = (variance + PIXEL_VARIANCE_EPSILON).sqrt()
@@ -100,9 +103,9 @@ def normalised(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class DecoderConfig:
-    """A MAE config as its decoder's trunk reads it: the decoder's sizes under the trunk's names.
+    """View of a MAE config for the decoder's blocks: decoder sizes under the field names that `Encoder` reads.
 
-    Every other field is asked of the config itself, so that a change of its attention backend is seen here too.
+    Every other field is read from the config itself, so a later change of its attention backend applies here too.
     """
 
     def __init__(self, config: SuiteMAEConfig):
@@ -113,7 +116,7 @@ class DecoderConfig:
         self.intermediate_size = config.decoder_intermediate_size
 
     def __getattr__(self, name: str):
-        if name == "config" or name.startswith("__"):  # asked for while copying, before there is a config
+        if name == "config" or name.startswith("__"):  # copying reads these before `config` is set
             raise AttributeError(name)
         return getattr(self.config, name)
 
@@ -140,18 +143,19 @@ class Decoder(nn.Module):
         """Predicts pixels.
 
         Args:
-            encoded: `[batch, 1 + visible, hidden]`, the class token first, the visible patches as `visible` orders.
-            visible: `[batch, visible]`, their patch numbers; `masked` `[batch, masked]`, the others'.
+            encoded: `[batch, 1 + visible, hidden]`, class token first, then the patches in the order of `visible`.
+            visible: `[batch, visible]`, indices of the visible patches; `masked` `[batch, masked]`, of the others.
             grid: (rows, columns) of the image's patches.
-            predict_visible: Whether the visible patches are predicted too.
+            predict_visible: Whether to predict the visible patches too.
 
         Returns:
-            `[batch, masked, patch_size * patch_size * channels]`; the visible patches' follow where they are wanted.
+            `[batch, masked, patch_size * patch_size * channels]`; with `predict_visible` the visible
+            patches follow, `[batch, masked + visible, ...]`.
         """
         class_position, positions = self.position_embeddings.detach().tensor_split([1], dim=1)
         positions = resize_position_table(positions, self.grid, grid)[0]
         class_token, seen = self.embed(encoded).tensor_split([1], dim=1)
-        # Attention knows no order: with the wanted tokens in front the last block computes no other.
+        # Attention does not depend on token order: with the predicted tokens first, the last block skips the others.
         tokens = torch.cat(
             (self.mask_token + positions[masked], seen + positions[visible], class_token + class_position), dim=1
         )
@@ -169,7 +173,7 @@ class SuiteMAEPreTrainedModel(SuitePreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Conv2d)):
-            # Xavier's uniform; a patch projection counts as the linear layer that it is.
+            # Xavier uniform; a patch projection is initialised as a linear layer.
             bound = math.sqrt(6 / (module.weight.shape[0] + module.weight[0].numel()))
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
@@ -185,7 +189,7 @@ class SuiteMAEPreTrainedModel(SuitePreTrainedModel):
 
 
 class SuiteMAEModel(SuiteMAEPreTrainedModel):
-    """The encoder: images, nothing masked, to tokens and one vector."""
+    """The encoder without masking: images to tokens and a pooled vector."""
 
     _keys_to_ignore_on_load_unexpected = DECODER_KEYS
 
@@ -212,20 +216,20 @@ class SuiteMAEModel(SuiteMAEPreTrainedModel):
         """Encodes images.
 
         Args:
-            pixel_values: `[batch, channels, height, width]`, as in `SuiteViTModel`, likewise the others.
-            visible: `[batch, visible]`, numbers of the patches to encode; default all. The attention mask is then of
-                the class token and these.
+            pixel_values: `[batch, channels, height, width]`, as in `SuiteViTModel`, likewise the other arguments.
+            visible: `[batch, visible]`, indices of the patches to encode; default all. `attention_mask` then covers
+                the class token and these patches.
 
         Returns:
             `last_hidden_state` `[batch, 1 + patches, hidden]`, normalised, class token first; `pooler_output`
-            `[batch, hidden]`, the class token; `hidden_states` and `attentions` where asked for.
+            `[batch, hidden]`, the class token; `hidden_states` and `attentions` if requested.
 
         Raises:
-            ValueError: If images are missing, channels or sides don't suit the model, a layer doesn't exist, or
-                `noise` is given, which `SuiteMAEForPreTraining` takes.
+            ValueError: If images are missing, channels, sides or mask don't fit, a layer doesn't exist, or `noise` is
+                given, an argument of `SuiteMAEForPreTraining`.
         """
         if kwargs.get("noise") is not None:
-            raise ValueError("SuiteMAEModel masks nothing: pass visible=..., or noise to SuiteMAEForPreTraining")
+            raise ValueError("SuiteMAEModel does not mask: pass visible=..., or noise to SuiteMAEForPreTraining")
         self.check_inputs(kwargs, pixel_values=pixel_values)
         if interpolate_pos_encoding:
             pixel_values = whole_patches(pixel_values, self.config.patch_size)
@@ -269,16 +273,15 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
         """Masks images and reconstructs them.
 
         Args:
-            pixel_values: `[batch, channels, height, width]`, normalised, of any size whose sides are multiples of the
-                patch size.
-            noise: `[batch, patches]`; the patches of the smallest values stay visible. Default drawn anew.
-            predict_visible: Whether to predict the visible patches too, which the loss never asks for.
+            pixel_values: `[batch, channels, height, width]`, normalised; sides are multiples of the patch size.
+            noise: `[batch, patches]`; the patches with the smallest values stay visible. Default uniform random.
+            predict_visible: Whether to predict the visible patches too; the loss does not use them.
             output_attentions: Of the encoder, as in `SuiteMAEModel`, likewise `output_hidden_states` and
                 `attention_layers`.
             interpolate_pos_encoding: As in `SuiteViTModel`, likewise `return_dict`.
 
         Raises:
-            ValueError: If images are missing, channels, sides or the noise's shape don't suit, or no patch would be
+            ValueError: If images are missing, channels, sides or the noise's shape don't fit, or no patch would be
                 visible or masked.
         """
         self.check_inputs(kwargs, pixel_values=pixel_values)
@@ -308,17 +311,17 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
         )
 
     def patchify(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
-        """Cuts images into patches as `logits` are laid out; the inverse of `unpatchify`.
+        """Cuts images into patches in the layout of `logits`; the inverse of `unpatchify`.
 
         Args:
             pixel_values: `[batch, channels, height, width]`.
-            interpolate_pos_encoding: Whether sides may be no multiples of the patch size: the remainder is dropped.
+            interpolate_pos_encoding: Whether to crop sides to multiples of the patch size.
 
         Returns:
             `[batch, patches, patch_size * patch_size * channels]`.
 
         Raises:
-            ValueError: If channels or sides don't suit.
+            ValueError: If channels or sides don't fit.
         """
         if interpolate_pos_encoding:
             pixel_values = whole_patches(pixel_values, self.config.patch_size)
@@ -326,18 +329,18 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
         return target_pixels(pixel_values, self.config.patch_size)
 
     def unpatchify(self, patches: Tensor, original_image_size: tuple[int, int] | None = None) -> Tensor:
-        """Puts patches together to images.
+        """Reassembles images from patches.
 
         Args:
-            patches: `[batch, patches, patch_size * patch_size * channels]`, as `logits` are; visible patches have
-                pixels with `predict_visible` alone.
+            patches: `[batch, patches, patch_size * patch_size * channels]`, in the layout of `logits`, whose visible
+                patches are zero unless `predict_visible`.
             original_image_size: (height, width) in pixels; default the config's.
 
         Returns:
-            `[batch, channels, height, width]`, without what filled no patch.
+            `[batch, channels, height, width]`, cropped to whole patches.
 
         Raises:
-            ValueError: If an image of that size has another number of patches.
+            ValueError: If the number of patches does not match the image size.
         """
         size = self.config.patch_size
         height, width = original_image_size or self.config.image_height_width
@@ -352,7 +355,7 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
     def random_masking(
         self, pixel_values: Tensor, grid: tuple[int, int], noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draws which patches stay: patch numbers `[batch, visible]` and `[batch, masked]`, both in random order."""
+        """Splits patches by noise: indices `[batch, visible]` and `[batch, masked]`, both in ascending noise."""
         shape = (pixel_values.shape[0], grid[0] * grid[1])
         if noise is None:
             noise = torch.rand(shape, device=pixel_values.device)
@@ -367,7 +370,7 @@ class SuiteMAEForPreTraining(SuiteMAEPreTrainedModel):
         Args:
             pixel_values: `[batch, channels, height, width]`.
             predicted: `[batch, masked, patch_size * patch_size * channels]`.
-            masked: `[batch, masked]`, the patches' numbers.
+            masked: `[batch, masked]`, indices of the patches.
         """
         patches = target_pixels(pixel_values, self.config.patch_size).to(predicted.device)
         target = take_tokens(patches, masked).float()

@@ -1,13 +1,13 @@
 """The plain vision transformer: ViT, DeiT, the DINO and DINOv2 backbones, and CLIP's image tower.
 
-Shape flow (B batch, C channels, H W image, p patch side, N = prefix + H/p * W/p tokens, D width, K labels):
+Shape flow, N = prefix tokens + h * w (letters: see transformer.py):
     pixels        [B, C, H, W]
-    patches       [B, H/p * W/p, C * p * p] -> projected [B, H/p * W/p, D]
-    tokens        class, distillation, registers in front, positions added, norm where configured   [B, N, D]
+    patches       [B, h * w, C * P * P], projected                              [B, h * w, D]
+    tokens        positions added, prefix tokens first, pre-norm if configured  [B, N, D]
     encoder       num_hidden_layers pre-norm blocks                             [B, N, D]
-    norm, pool    class token or mean of the patches                            [B, D]
-    pre-logits    where configured, linear and tanh                             [B, representation]
-    classifier    [B, K]; with a distillation token a second one, and the mean of both
+    norm, pool    class token or mean of the patch tokens                       [B, D]
+    pre-logits    linear and tanh, if configured                                [B, representation]
+    classifier    linear; with a distillation token, the mean of two heads      [B, labels]
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ from .embedding import Embeddings, sincos_position_table, whole_patches
 from .pretrained import SuitePreTrainedModel, join_auto_classes
 from .transformer import Encoder, LayerScale
 
-# A classifier's folder opens as a feature extractor too, without a warning about its heads.
+# A classifier checkpoint also loads as a feature extractor, without a warning about its heads.
 HEAD_KEYS = [r"^(distillation_)?classifier\."]
 
 
 @dataclass
 class SuiteViTImageClassifierOutput(ImageClassifierOutput):
-    """`ImageClassifierOutput` with the two heads of DeiT apart.
+    """`ImageClassifierOutput` with the logits of DeiT's two heads.
 
     Args:
         logits: `[batch, labels]`; with a distillation token the mean of both heads.
-        class_logits: The class token's head; `None` without distillation token.
-        distillation_logits: The distillation token's head; `None` without distillation token.
+        class_logits: `[batch, labels]`, of the class token's head; `None` without distillation token.
+        distillation_logits: `[batch, labels]`, of the distillation token's head; `None` without distillation token.
     """
 
     class_logits: Tensor | None = None
@@ -84,9 +84,9 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
     """The encoder: images to tokens and one pooled vector.
 
     Args:
-        config: Of the model.
-        add_pooling_layer: Whether there is a pooled vector.
-        use_mask_token: Whether there is a mask token, where the config has none.
+        config: Model configuration.
+        add_pooling_layer: Whether to compute `pooler_output`.
+        use_mask_token: Whether to add a mask token even if the config has none.
     """
 
     _keys_to_ignore_on_load_unexpected = HEAD_KEYS
@@ -124,31 +124,31 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
         """Encodes images.
 
         Args:
-            pixel_values: `[batch, channels, height, width]`, normalised; any size whose sides are multiples of the
-                patch size, as positions are resized to it.
+            pixel_values: `[batch, channels, height, width]`, normalised. Sides are multiples of the patch size;
+                positions are resized to them.
             output_attentions: Whether to return attention weights, under any attention backend; default the config's.
-            output_hidden_states: Whether to return every layer's tokens, or the numbers of the layers wanted, 0 for
+            output_hidden_states: Whether to return every layer's tokens, or the indices of the layers to return, 0 for
                 the embeddings (the others are `None`); default the config's.
-            attention_layers: Layers whose weights are returned, e.g. `[-1]`; default all. The others stay on the fast
-                path.
+            attention_layers: Layers whose weights are returned, e.g. `[-1]`; default all. The other layers keep the
+                config's attention backend.
             bool_masked_pos: `[batch, patches]`, True where the mask token replaces the patch.
-            num_output_tokens: Only the first so many tokens of the result are wanted (the class token is the first):
-                the last layer skips the others. Default all; only for `pooling="cls"`.
-            interpolate_pos_encoding: Whether sides may be no multiples of the patch size: the remainder is dropped, as
-                transformers' models do. Positions are resized to other sizes in any case.
+            num_output_tokens: The last layer computes only the first `num_output_tokens` tokens (the class token is
+                the first). Default all; ignored unless `pooling="cls"`.
+            interpolate_pos_encoding: Whether to accept sides that are not multiples of the patch size: the remainder
+                is cropped, as in transformers' models. Positions are resized in any case.
             attention_mask: `[batch, tokens]`, prefix tokens included, 1 or True for the tokens to attend to; default
                 all.
             return_dict: Whether to return a `ModelOutput` or a tuple; default the config's.
-            **kwargs: Taken for callers that pass the same to every model; a warning names what has no use here.
+            **kwargs: Keywords of other models are accepted and ignored, with a warning.
 
         Returns:
-            `last_hidden_state` `[batch, tokens, hidden]`, normalised for `pooling="cls"` and plain for `"mean"`, where
-            the norm acts on the mean; `pooler_output` `[batch, hidden]`, or `[batch, representation]` behind the
-            pre-logits, `None` without pooling layer; `hidden_states` and `attentions` where asked for. With
+            `last_hidden_state` `[batch, tokens, hidden]`, normalised for `pooling="cls"`, not normalised for `"mean"`,
+            which applies the norm to the mean; `pooler_output` `[batch, hidden]`, or `[batch, representation]` after
+            pre-logits, `None` without pooling layer; `hidden_states` and `attentions` if requested. With
             `return_dict=False` a tuple of these.
 
         Raises:
-            ValueError: If images are missing, channels or sides don't suit the model, or a layer doesn't exist.
+            ValueError: If images are missing, channels, sides or mask don't fit, or a layer doesn't exist.
         """
         self.check_inputs(kwargs, pixel_values=pixel_values)
         if interpolate_pos_encoding:
@@ -169,32 +169,32 @@ class SuiteViTModel(SuiteViTPreTrainedModel):
         )
 
     def embed(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None) -> Tensor:
-        """`[batch, channels, height, width]` -> what the first block sees, `[batch, tokens, hidden]`."""
+        """`[batch, channels, height, width]` -> input of the first block, `[batch, tokens, hidden]`."""
         return self.pre_norm(self.embeddings(pixel_values, bool_masked_pos))
 
     def pool(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The last block's `[batch, tokens, hidden]` -> tokens to return and the pooled `[batch, hidden]`."""
+        """The last block's `[batch, tokens, hidden]` -> returned tokens, same shape, and pooled `[batch, hidden]`."""
         if self.config.pooling == "mean":
             return tokens, self.pre_logits(self.norm(self.mean_of_patches(tokens))) if self.pools else None
         tokens = self.norm(tokens)
         return tokens, self.pre_logits(tokens[:, 0]) if self.pools else None
 
     def mean_of_patches(self, tokens: Tensor) -> Tensor:
-        """`[batch, tokens, hidden]` -> `[batch, hidden]`."""
+        """Mean of the patch tokens: `[batch, tokens, hidden]` -> `[batch, hidden]`."""
         return tokens[:, self.config.num_prefix_tokens :].mean(dim=1)
 
 
 def classification_loss(labels: Tensor, logits: Tensor, config: PreTrainedConfig, **kwargs) -> Tensor:
-    """The loss that `config.problem_type` names; where it is `None`, transformers' rule sets it from the labels.
+    """The loss named by `config.problem_type`; if that is `None`, transformers sets it from the labels.
 
     Args:
-        labels: "single_label_classification": class numbers `[batch]` or `[batch, 1]`, or probabilities
-            `[batch, labels]` as mixup gives. "multi_label_classification", the rule's choice for floating-point
-            labels: 0 or 1 for each label, `[batch, labels]`. "regression", the rule's choice where there is one label:
-            values `[batch, labels]`.
+        labels: "single_label_classification": class indices `[batch]` or `[batch, 1]`, or probabilities
+            `[batch, labels]`, as from mixup. "multi_label_classification", transformers' choice for floating-point
+            labels: 0 or 1 per label, `[batch, labels]`. "regression", transformers' choice for a single label: values
+            `[batch, labels]`.
         logits: `[batch, labels]`.
-        config: Of the model.
-        **kwargs: As in transformers, `num_items_in_batch` to divide the sum of single-label losses by.
+        config: Model configuration.
+        **kwargs: As in transformers, `num_items_in_batch`, the divisor of the summed single-label loss.
 
     Returns:
         Cross-entropy, binary cross-entropy or mean squared error; a scalar.
@@ -208,7 +208,7 @@ def classification_loss(labels: Tensor, logits: Tensor, config: PreTrainedConfig
 
 
 class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
-    """The encoder with a linear head; with a distillation token two heads, whose mean is the prediction."""
+    """The encoder with a linear head; with a distillation token two heads, whose mean logits are the prediction."""
 
     def __init__(self, config: SuiteViTConfig):
         super().__init__(config)
@@ -220,7 +220,7 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
 
     @staticmethod
     def make_head(config: SuiteViTConfig) -> nn.Module:
-        """A linear layer to the labels; with none, the features themselves."""
+        """A linear layer to the labels; without labels, the identity."""
         return nn.Linear(config.classifier_input_size, config.num_labels) if config.num_labels else nn.Identity()
 
     @can_return_tuple
@@ -238,14 +238,14 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
 
         Args:
             pixel_values: `[batch, channels, height, width]`, as in `SuiteViTModel`.
-            labels: As in `classification_loss`, which `config.problem_type` steers; `loss_function` can be set to
-                another one of the same arguments.
+            labels: As in `classification_loss`, which reads `config.problem_type`. `loss_function` can be replaced by
+                another function with the same arguments.
             output_attentions: As in `SuiteViTModel`, likewise `output_hidden_states`, `attention_layers`,
                 `return_dict` and, by keyword, `bool_masked_pos`, `interpolate_pos_encoding` and `attention_mask`.
 
         Returns:
-            `loss` (mean over the batch) where labels are given, `logits` `[batch, labels]`, and the heads' own logits
-            where there are two.
+            `loss` (mean over the batch) if labels are given, `logits` `[batch, labels]`, and with a distillation token
+            the logits of each head.
         """
         _, output_hidden_states = self.wanted_outputs(output_attentions, output_hidden_states)
         outputs = self.vit(
@@ -279,7 +279,7 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
         )
 
     def classifier_features(self, outputs: BaseModelOutputWithPooling) -> Tensor:
-        """What the classifier reads, `[batch, features]`: class tokens of the last layers, then the patches' mean."""
+        """Input of the classifier, `[batch, features]`: class tokens of the last layers, then the patches' mean."""
         features = [outputs.pooler_output]
         if self.config.classifier_layers > 1:
             earlier = outputs.hidden_states[-self.config.classifier_layers : -1]
@@ -290,7 +290,7 @@ class SuiteViTForImageClassification(SuiteViTPreTrainedModel):
 
 
 class SuiteViTBackbone(TrunkBackbone, SuiteViTPreTrainedModel):
-    """Feature maps for dense prediction, through `AutoBackbone`; stages are chosen by `config.out_features`."""
+    """Feature maps for dense prediction, through `AutoBackbone`; `config.out_features` selects the stages."""
 
     _keys_to_ignore_on_load_unexpected = HEAD_KEYS
 

@@ -1,4 +1,4 @@
-"""The table of named architectures: the only place that knows sizes."""
+"""The presets: named architectures and their sizes."""
 
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -7,7 +7,7 @@ from .configuration_dino import SuiteDINOConfig
 from .configuration_mae import SuiteMAEConfig
 from .configuration_vit import SuiteViTConfig
 
-# (hidden_size, num_hidden_layers, num_attention_heads), each by its paper: ViT table 1, DeiT table 1, DINOv2 table 17.
+# (hidden_size, num_hidden_layers, num_attention_heads): ViT table 1, DeiT table 1, DINOv2 table 17.
 SIZES = {
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
@@ -16,7 +16,7 @@ SIZES = {
     "huge": (1280, 32, 16),
     "giant": (1536, 40, 24),
 }
-# The sizes, patches and image sizes that ViT (2010.11929) and AugReg (2106.10270) published, as timm names them.
+# (size, patch size, image sizes) published by ViT (2010.11929) and AugReg (2106.10270), with timm's names.
 VIT_VARIANTS = (
     ("tiny", 16, (224, 384)),
     ("small", 8, (224,)),
@@ -72,7 +72,7 @@ def dinov2_presets() -> dict[str, dict]:
             "num_labels": 0,
         }
         if size == "giant":
-            # SwiGLU keeps two thirds of the MLP's width, so that the parameter count stays.
+            # SwiGLU has two thirds of the MLP's width, so that the parameter count stays equal.
             fields |= {"mlp_type": "swiglu", "intermediate_size": 4096}
         presets[f"dinov2_vit{letter}14"] = {**fields, "position_interpolation_offset": 0.1}
         presets[f"dinov2_vit{letter}14_reg"] = {
@@ -92,7 +92,7 @@ def mae_presets() -> dict[str, dict]:
 
 
 def dino_presets() -> dict[str, dict]:
-    """DINO's vision transformers (2104.14294, table 1); the small ones learn their prototypes' lengths."""
+    """DINO's vision transformers (2104.14294, table 1); the small ones have `head_learned_gain`."""
     return {
         f"dino_vit{size[0]}{patch}": {
             **trunk_fields(size),
@@ -106,7 +106,7 @@ def dino_presets() -> dict[str, dict]:
 
 
 def clip_presets() -> dict[str, dict]:
-    """CLIP (2103.00020, table 20): image towers by size, patch and image; the text tower grows with them."""
+    """CLIP (2103.00020, table 20): image towers by size, patch size and image size; text width grows with size."""
     presets = {}
     for size, patch, image, ending in (
         ("base", 32, 224, ""),
@@ -140,17 +140,17 @@ PRESETS: dict[str, tuple[type[PreTrainedConfig], dict]] = {
 
 
 def list_presets() -> list[str]:
-    """Names of all architectures, in the table's order."""
+    """Names of all presets, grouped by family."""
     return list(PRESETS)
 
 
 def preset_config(name: str, **overrides) -> PreTrainedConfig:
-    """The configuration of a named architecture.
+    """The configuration of a preset.
 
     Args:
         name: One of `list_presets()`.
-        **overrides: Config fields to set otherwise, e.g. `num_labels=10, drop_path_rate=0.1`; of a tower the fields to
-            set otherwise in it, e.g. `vision_config={"patch_dropout": 0.5}`.
+        **overrides: Config fields to override, e.g. `num_labels=10, drop_path_rate=0.1`; for a tower, a dict of its
+            fields to override, e.g. `vision_config={"patch_dropout": 0.5}`.
 
     Raises:
         ValueError: If there is no such preset, or no such field.
@@ -162,7 +162,7 @@ def preset_config(name: str, **overrides) -> PreTrainedConfig:
 
 
 def changed_fields(config_class: type[PreTrainedConfig], fields: dict, overrides: dict) -> dict:
-    """A config's fields with some set otherwise, those of its parts one by one."""
+    """`fields` with `overrides` applied; sub-configs are merged field by field."""
     known = {*config_class.__dataclass_fields__, "num_labels", "out_features", "out_indices"}
     if unknown := sorted(set(overrides) - known):
         raise ValueError(f"{config_class.__name__} has no field {', '.join(unknown)}")

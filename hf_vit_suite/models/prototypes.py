@@ -1,10 +1,11 @@
-"""Prototypes: the last layer of DINO's heads, the teacher's targets over it and the cross-entropy, chunk by chunk.
+"""Prototypes: the last layer of DINO's heads, the teacher's targets and the cross-entropy, in chunks of prototypes.
 
-The paper has 65,536 prototypes and compares every crop of every image with each. No function here holds the logits
-`[crops * images, prototypes]`: each walks over a chunk of the prototypes at a time, and what it needs again later it
-computes again. Values and gradients are those of the plain formulas.
+The paper has 65,536 prototypes and compares each with every crop of every image. To save memory, no function of the
+loss holds all logits `[R, K]`: each iterates over chunks of the prototypes and recomputes logits that it needs
+again. Values and gradients equal those of the unchunked formulas.
 
-Shape letters: B images, V student crops, T teacher crops, R rows (crops of images), K prototypes, d bottleneck.
+Shape letters: see transformer.py; here also S student crops, T teacher crops, R rows (crops x images), K prototypes,
+b bottleneck width.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,7 @@ SINKHORN_ITERATIONS = 3
 
 
 class Prototypes(nn.Module):
-    """A linear layer whose rows have a length, `gain`, apart from their `direction`, and no bias.
+    """A weight-normalised linear layer without bias: each row has a `direction` and a length, `gain`.
 
     Source: weight normalisation, Salimans and Kingma 2016, arXiv 1602.07868, eq. 2.
     """
@@ -30,28 +31,28 @@ class Prototypes(nn.Module):
         self.has_learned_gain = config.head_learned_gain
 
     def lengths(self) -> Tensor:
-        """`gain`, `[prototypes, 1]`, without gradient where the lengths are fixed, whoever made it trainable."""
+        """`gain`, `[prototypes, 1]`; without gradient if the config fixes it, even if a caller made it trainable."""
         return self.gain if self.has_learned_gain else self.gain.detach()
 
     def scale(self) -> Tensor:
-        """What turns directions into prototypes, `[prototypes]`: gain over length; float32 or wider."""
+        """Factor from directions to prototypes, `[prototypes]`: gain / norm of the direction; float32 or wider."""
         length = torch.linalg.vector_norm(self.direction, dim=1, dtype=wide(self.direction.dtype))
         return self.lengths().squeeze(1) / length
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[..., bottleneck]` of length 1 -> logits `[..., prototypes]`."""
+        """L2-normalised `[..., bottleneck]` -> logits `[..., prototypes]`."""
         return wide_product(features, self.direction.T) * self.scale()
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type that softmax is computed in: float32, and float64 where the input is."""
+    """Dtype of the softmax: float32, or float64 for float64 input."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def wide_product(left: Tensor, right: Tensor) -> Tensor:
     """`left @ right` in float32 or wider, under autocast too.
 
-    bfloat16 rounds a cosine near 1 by up to 0.002, which a temperature of 0.04 turns into 0.05 of its logit.
+    bfloat16 rounds a cosine near 1 by up to 0.002; divided by a temperature of 0.04, that shifts the logit by 0.05.
     """
     dtype = wide(left.dtype)
     with torch.autocast(left.device.type, enabled=False):
@@ -59,7 +60,7 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def chunks_of(prototypes: int) -> list[slice]:
-    """The parts of the prototypes that are worked on at a time."""
+    """Slices of at most `PROTOTYPES_AT_A_TIME` prototypes."""
     return [slice(start, start + PROTOTYPES_AT_A_TIME) for start in range(0, prototypes, PROTOTYPES_AT_A_TIME)]
 
 
@@ -69,14 +70,16 @@ def scaled_logits(features: Tensor, direction: Tensor, scale: Tensor, chunk: sli
 
 
 class Targets(NamedTuple):
-    """The teacher's probabilities, from which any chunk of prototypes can be computed.
+    """The teacher's probabilities in factored form, evaluated for one chunk of prototypes at a time.
+
+    No field has a gradient.
 
     Args:
-        features: `[rows, bottleneck]`, of length 1, the teacher's; without gradient, as all the others.
+        features: `[rows, bottleneck]`, the teacher's L2-normalised features.
         direction: `[prototypes, bottleneck]`, of the teacher's prototypes.
-        scale: `[prototypes]`, their scale over the temperature.
+        scale: `[prototypes]`, `Prototypes.scale()` / temperature.
         prototype_bias: `[prototypes]`, added to each row's logits.
-        row_bias: `[rows, 1]`, added to each row, so that its probabilities sum to 1.
+        row_bias: `[rows, 1]`, added to each row's logits, so that its probabilities sum to 1.
     """
 
     features: Tensor
@@ -86,16 +89,15 @@ class Targets(NamedTuple):
     row_bias: Tensor
 
     def log_probabilities(self, chunk: slice) -> Tensor:
-        """`[rows, chunk]`, in float32."""
+        """`[rows, chunk]`, in float32 or wider."""
         logits = scaled_logits(self.features, self.direction, self.scale, chunk)
         return logits.add_(self.prototype_bias[chunk]).add_(self.row_bias)
 
     def to(self, device: torch.device) -> "Targets":
-        """The same on another device."""
         return Targets(*(part.to(device) for part in self))
 
     def normalised(self) -> "Targets":
-        """With the row bias that makes each row a softmax."""
+        """Sets the row bias so that each row is a softmax."""
         total = self.row_bias.new_full(self.row_bias.shape, -torch.inf)
         for chunk in chunks_of(len(self.direction)):
             total = torch.logaddexp(total, self.log_probabilities(chunk).logsumexp(dim=1, keepdim=True))
@@ -103,7 +105,7 @@ class Targets(NamedTuple):
 
 
 def unbiased_targets(features: Tensor, prototypes: Prototypes, temperature: float) -> Targets:
-    """The logits over the temperature, whose rows sum to 1 only once they are normalised."""
+    """Logits / temperature without biases; call `normalised` to make each row sum to 1."""
     scale = prototypes.scale() / temperature
     row_bias = scale.new_zeros(features.shape[0], 1)
     return Targets(features, prototypes.direction, scale, torch.zeros_like(scale), row_bias)
@@ -115,10 +117,10 @@ def softmax_targets(
     """softmax((logits - center) / temperature) (section 3.1, eq. 1 and "Avoiding collapse").
 
     Args:
-        features: `[rows, bottleneck]`, the teacher's.
+        features: `[rows, bottleneck]`, the teacher's, L2-normalised.
         prototypes: The teacher's.
-        temperature: Below the student's, which sharpens.
-        center: `[prototypes]`; `None` is none.
+        temperature: The teacher's; sharpens the targets if below the student's.
+        center: `[prototypes]`, subtracted from the logits; default none.
     """
     targets = unbiased_targets(features, prototypes, temperature)
     if center is not None:
@@ -127,15 +129,15 @@ def softmax_targets(
 
 
 def sinkhorn_knopp_targets(features: Tensor, prototypes: Prototypes, temperature: float) -> Targets:
-    """An assignment of the rows of all processes to prototypes that uses each prototype alike.
+    """Assigns the rows of all processes to prototypes so that every prototype gets equal total weight.
 
-    It scales exp(logits / temperature) so that columns and rows have equal sums, three times, in the logarithm.
+    Three iterations, in log space, scale the columns, then the rows of exp(logits / temperature) to equal sums.
     Source: Caron et al. 2020 (SwAV), arXiv 2006.09882, section 3.1; DINOv2, arXiv 2304.07193, section 4.
 
     Args:
-        features: `[rows, bottleneck]`, the teacher's.
+        features: `[rows, bottleneck]`, the teacher's, L2-normalised.
         prototypes: The teacher's.
-        temperature: Of the logits.
+        temperature: The teacher's.
     """
     targets = unbiased = unbiased_targets(features, prototypes, temperature)
     for _ in range(SINKHORN_ITERATIONS):
@@ -146,12 +148,12 @@ def sinkhorn_knopp_targets(features: Tensor, prototypes: Prototypes, temperature
 
 
 def in_several_processes() -> bool:
-    """Whether other processes train with this one."""
+    """Whether training is distributed."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def logsumexp_over_processes(values: Tensor) -> Tensor:
-    """Adds up in the logarithm what each process has."""
+    """Elementwise logsumexp of the values of all processes."""
     if not in_several_processes():
         return values
     gathered = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
@@ -162,26 +164,26 @@ def logsumexp_over_processes(values: Tensor) -> Tensor:
 def cross_entropy(
     student: Tensor, prototypes: Prototypes, targets: Targets, temperature: float, weights: Tensor
 ) -> Tensor:
-    """Sum of weights x cross-entropy over the pairs of student and teacher crops of an image (section 3.1, eq. 3).
+    """Sum of weights x cross-entropy over the (student, teacher) crop pairs of each image (section 3.1, eq. 3).
 
     Args:
-        student: `[images, student crops, bottleneck]`, of length 1.
+        student: `[images, student crops, bottleneck]`, L2-normalised.
         prototypes: The student's.
-        targets: Of `images * teacher crops` rows, an image's crops beside one another.
+        targets: Of `images * teacher crops` rows, the crops of an image adjacent.
         temperature: The student's.
         weights: `[images, student crops, teacher crops]`.
 
     Returns:
-        A scalar; its gradients reach `student`, the directions and, where they are learned, the gains.
+        A scalar; gradients flow to `student`, the directions and, if learned, the gains.
     """
     return CrossEntropy.apply(student, prototypes.direction, prototypes.lengths(), temperature, weights, *targets)
 
 
 class CrossEntropy(torch.autograd.Function):
-    """`cross_entropy` with p the targets, z the student's logits over its temperature, w the weights.
+    """`cross_entropy` with p the targets, z the student's logits / temperature, w the weights.
 
-    An image's loss is sum w (logsumexp(z) - sum_k p_k z_k). The second sum is the product of the student's features
-    with the mean prototype that the targets expect, so that p and z of all prototypes are never there at a time.
+    An image's loss is the sum over pairs of w (logsumexp(z) - sum_k p_k z_k). The second term is the dot product of
+    the student's features with the mean of the prototypes under p, so p and z are never held for all prototypes.
     """
 
     @staticmethod
@@ -202,7 +204,7 @@ class CrossEntropy(torch.autograd.Function):
         expected = expected.view(*weights.shape[::2], student.shape[2])
         ctx.temperature = temperature
         ctx.save_for_backward(student, direction, length, scale, weights, total, expected, *targets)
-        products = wide_product(student, expected.transpose(1, 2))  # (B, V, d) x (B, d, T) -> (B, V, T)
+        products = wide_product(student, expected.transpose(1, 2))  # (B, S, b) x (B, b, T) -> (B, S, T)
         return (weights * (total.view(*student.shape[:2], 1) - products)).sum()
 
     @staticmethod
@@ -213,7 +215,7 @@ class CrossEntropy(torch.autograd.Function):
         weights = weights * gradient
         rows = student.flatten(0, 1)
         row_weights = weights.sum(dim=2).view(-1, 1)
-        of_targets = wide_product(weights.transpose(1, 2), student).flatten(0, 1)  # (B * T, d)
+        of_targets = wide_product(weights.transpose(1, 2), student).flatten(0, 1)  # (B * T, b)
         to_student = -wide_product(weights, expected).flatten(0, 1)
         to_direction, to_gain = torch.empty_like(direction), torch.empty_like(length)
         for chunk in chunks_of(len(direction)):
@@ -222,7 +224,7 @@ class CrossEntropy(torch.autograd.Function):
             probabilities = teacher.log_probabilities(chunk).exp_()
             to_prototype = wide_product(softmax.T, rows) - wide_product(probabilities.T, of_targets)
             to_student += wide_product(softmax.mul_(scale[chunk]), part)
-            # What lies along a row's direction changes its gain alone.
+            # The gradient along a row's direction belongs to its gain, the rest to its direction.
             along = torch.linalg.vecdot(to_prototype, part).unsqueeze(1)
             to_gain[chunk] = along / (length[chunk] * ctx.temperature)
             across = torch.addcmul(to_prototype, part, along / length[chunk] ** 2, value=-1)
@@ -233,18 +235,18 @@ class CrossEntropy(torch.autograd.Function):
 
 
 def teacher_statistics(targets: Targets, plain: Targets, center: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """What shows a collapse (section 5.3): to one prototype for all images, or to all prototypes alike.
+    """Indicators of collapse (section 5.3): to one prototype for all images, or to a uniform distribution.
 
     Args:
-        targets: What the student learns.
-        plain: The same features' softmax without centre.
+        targets: The student's targets.
+        plain: Softmax of the same features without centre.
         center: `[prototypes]`.
         temperature: The teacher's.
 
     Returns:
-        Entropy of the targets in nats, from 0 to log(prototypes), and the divergence of the plain predictions from the
-        centre's, KL(softmax(logits / temperature), softmax(center / temperature)), which is 0 where the teacher says
-        the same of every image; means over the rows.
+        Means over the rows of the entropy of the targets in nats, from 0 to log(prototypes), and of
+        KL(softmax(logits / temperature), softmax(center / temperature)) in nats, which is 0 if the teacher's
+        predictions are equal for every image.
     """
     center = (center.to(targets.scale) / temperature).log_softmax(dim=0)
     entropy = divergence = 0.0
@@ -257,9 +259,9 @@ def teacher_statistics(targets: Targets, plain: Targets, center: Tensor, tempera
 
 
 class Center(nn.Module):
-    """The moving average of the teacher's logits (section 3.1, eq. 4), over every process.
+    """The moving average of the teacher's logits (section 3.1, eq. 4), over all processes.
 
-    The mean of the logits is the logits of the mean, so a step remembers the sum of its features alone.
+    Logits are linear in the features, so each step accumulates only the sum of its features.
     """
 
     def __init__(self, config):
@@ -270,14 +272,14 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def collect(self, features: Tensor) -> None:
-        """Remembers `[rows, bottleneck]` until the next update."""
+        """Accumulates features `[rows, bottleneck]` until the next update."""
         total = features.sum(dim=0, dtype=wide(features.dtype))
         seen = torch.cat((total, total.new_tensor([features.shape[0]])))
         self.seen = seen if self.seen is None else self.seen + seen
 
     @torch.no_grad()
     def update(self, prototypes: Prototypes) -> None:
-        """Moves by what was seen since the last time; stays where nothing was."""
+        """Updates the centre with the collected features; without any it stays unchanged."""
         if self.seen is None:
             return
         seen, self.seen = self.seen, None

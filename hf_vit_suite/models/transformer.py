@@ -1,9 +1,15 @@
-"""The one trunk of every plain family: ViT, DeiT, MAE, DINO, DINOv2 and both towers of CLIP.
+"""The transformer encoder shared by every family: ViT, DeiT, MAE, DINO, DINOv2 and both towers of CLIP.
 
-Leaf to whole: attention, MLPs, LayerScale, DropPath, Block, Encoder. Each takes the config's fields alone, so that
-any config with transformers' names builds it.
+Leaf to whole: attention, MLPs, LayerScale, DropPath, Block, Encoder. Each module reads only config fields with
+transformers' names, so any config that has them builds it.
 
-Shape letters: B batch, N tokens, D width, d = D / heads.
+Shape letters, the same in every file of this folder:
+    all files     B batch, C channels, H W image height and width, h w patch grid, P patch side, N tokens, D width,
+                  heads, d = D / heads
+    MAE           V visible patches, M masked patches, E decoder width
+    DINO          G global crops, L local crops, S student crops, T teacher crops, R rows (crops x images),
+                  K prototypes, b bottleneck width
+    CLIP          n text tokens, U text width, F projection width, Q pairs of this process, A pairs of all processes
 """
 
 from collections.abc import Sequence
@@ -30,16 +36,15 @@ def eager_attention(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
-    """Attention that keeps its weights, with the signature of transformers' attention interface.
+    """Attention that materialises its weights, with the signature of transformers' attention interface.
 
     Args:
-        module: The calling layer; its `training` flag decides on dropout, and where there is no mask its `is_causal`
-            on whether a token sees those after it.
+        module: The calling layer. `training` enables dropout; without a mask, `is_causal` enables the causal mask.
         query: `[batch, heads, queries, d]`; `key` and `value` are `[batch, heads, tokens, d]`.
-        attention_mask: Broadcast to `[batch, heads, queries, tokens]`; added to the scores, or where it is boolean
-            True for the tokens to attend to.
+        attention_mask: Broadcasts to `[batch, heads, queries, tokens]`. A boolean mask is True for the tokens to
+            attend to; any other is added to the scores.
         scaling: Factor of the scores, usually d^-0.5.
-        dropout: Dropout of the weights.
+        dropout: Dropout probability of the weights; default 0.
 
     Returns:
         Values `[batch, queries, heads, d]` and weights `[batch, heads, queries, tokens]`.
@@ -57,16 +62,16 @@ def eager_attention(
 
 
 def causal_mask(query: Tensor, key: Tensor) -> Tensor:
-    """`[queries, tokens]`, added to scores: 0, and -inf where a query would see a token after it."""
+    """Additive causal mask `[queries, tokens]`: -inf where the token follows the query, else 0."""
     return query.new_full((query.shape[2], key.shape[2]), float("-inf")).triu(1)
 
 
 class AttentionMasks(NamedTuple):
-    """Which tokens the others attend to.
+    """One attention mask in two forms.
 
     Args:
-        backend: In the form of the config's attention backend; `None` where it needs none.
-        eager: For layers that return weights, which compute eagerly; `None` where they need none.
+        backend: In the form of the config's attention backend; `None` if the backend needs no mask.
+        eager: For layers that return weights and therefore compute eagerly; `None` if they need no mask.
     """
 
     backend: Tensor | BlockMask | None = None
@@ -77,17 +82,17 @@ def attention_masks(config, hidden_states: Tensor, attention_mask: Tensor | None
     """Prepares the masks of all blocks.
 
     Args:
-        config: Names the attention backend; where it has `is_causal`, no token attends to those after it.
-        hidden_states: `[batch, tokens, hidden]`, what the first block sees.
-        attention_mask: `[batch, tokens]`, 1 or True for the tokens to attend to, or a mask that broadcasts to
-            `[batch, heads, tokens, tokens]` as the backend takes it.
-        is_eager: Whether some layer computes eagerly under another backend.
+        config: Names the attention backend; `is_causal`, where present and true, selects causal attention.
+        hidden_states: `[batch, tokens, hidden]`, input of the first block.
+        attention_mask: `[batch, tokens]`, 1 or True for the tokens to attend to, or a mask in the backend's form that
+            broadcasts to `[batch, heads, tokens, tokens]`.
+        is_eager: Whether any layer computes eagerly under another backend.
 
     Raises:
         ValueError: If the mask has another shape.
     """
     is_causal, is_flex = getattr(config, "is_causal", False), config._attn_implementation == "flex_attention"
-    # Every backend but FlexAttention reads `is_causal` where there is no mask.
+    # Without a mask, every backend except FlexAttention reads `is_causal`.
     if attention_mask is None and not (is_causal and is_flex):
         return AttentionMasks()
     if attention_mask is not None:
@@ -105,21 +110,20 @@ def attention_masks(config, hidden_states: Tensor, attention_mask: Tensor | None
 
 
 def check_mask(attention_mask: Tensor, shape: torch.Size, is_flex: bool) -> None:
-    """Refuses what transformers would fill up in silence, or FlexAttention on CPUs read out of bounds as scores."""
+    """Refuses shapes that transformers would pad silently, or that FlexAttention on CPUs would read out of bounds."""
     is_whole = attention_mask.ndim == 4 and not is_flex
     if not is_whole and attention_mask.shape != shape[:2]:
         raise ValueError(
-            f"attention_mask must be [batch, tokens] = {list(shape[:2])}, tokens in front of the patches included, or "
+            f"attention_mask must be [batch, tokens] = {list(shape[:2])}, prefix tokens included, or "
             f"have 4 dimensions (not under FlexAttention), got {list(attention_mask.shape)}"
         )
 
 
-# What blocks get where nothing is masked.
 NO_MASKS = AttentionMasks()
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one matrix product for queries, keys and values."""
+    """Multi-head self-attention; one matrix product computes queries, keys and values."""
 
     def __init__(self, config):
         super().__init__()
@@ -138,16 +142,16 @@ class Attention(nn.Module):
         num_queries: int | None = None,
         masks: AttentionMasks = NO_MASKS,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attends.
+        """Computes self-attention.
 
         Args:
             hidden_states: `[batch, tokens, hidden]`.
-            output_attentions: Whether this call also returns weights; it then computes eagerly, whatever the backend.
+            output_attentions: Whether to return weights, which this layer then computes eagerly under any backend.
             num_queries: Computes outputs for the first `num_queries` tokens; all tokens remain keys. Default all.
             masks: From `attention_masks`; not with `num_queries`.
 
         Returns:
-            `[batch, queries, hidden]`, and weights `[batch, heads, queries, tokens]` where asked for.
+            `[batch, queries, hidden]`, and weights `[batch, heads, queries, tokens]` if requested, else `None`.
         """
         batch, tokens, hidden = hidden_states.shape
         qkv = self.qkv(hidden_states).view(batch, tokens, 3, self.num_heads, hidden // self.num_heads)
@@ -171,14 +175,14 @@ class Attention(nn.Module):
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), CLIP's activation, as a SiLU: autograd keeps one tensor of it, of a product two."""
+    """CLIP's activation, x * sigmoid(1.702 x), computed by SiLU: autograd saves one tensor instead of two."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return F.silu(1.702 * hidden_states) / 1.702
 
 
 class MLP(nn.Module):
-    """Two linear layers with an activation between: `[batch, tokens, hidden]` to the same."""
+    """Two linear layers with an activation between them: `[batch, tokens, hidden]` to the same shape."""
 
     def __init__(self, config):
         super().__init__()
@@ -191,7 +195,7 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Gated MLP (Shazeer 2020, arXiv 2002.05202, eq. 6): down(silu(gate) * up), gate and up in one product."""
+    """Gated MLP (Shazeer 2020, arXiv 2002.05202, eq. 6): down(silu(gate) * up); one product gives gate and up."""
 
     def __init__(self, config):
         super().__init__()
@@ -204,7 +208,7 @@ class SwiGLU(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch (Touvron et al. 2021, arXiv 2103.17239, eq. 4)."""
+    """A learned factor per channel of a residual branch (Touvron et al. 2021, arXiv 2103.17239, eq. 4)."""
 
     def __init__(self, config):
         super().__init__()
@@ -215,7 +219,7 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops a residual branch for whole samples in training and scales the kept ones by 1 / (1 - rate).
+    """In training, drops the residual branch of whole samples and scales the kept ones by 1 / (1 - rate).
 
     Source: Huang et al. 2016, arXiv 1603.09382, eq. 2.
     """
@@ -256,7 +260,7 @@ class Block(GradientCheckpointingLayer):
         num_queries: int | None = None,
         masks: AttentionMasks = NO_MASKS,
     ) -> tuple[Tensor, Tensor | None]:
-        """`[batch, tokens, hidden]` -> the first `num_queries` tokens (default all), and weights where asked for."""
+        """`[batch, tokens, hidden]` -> the first `num_queries` tokens (default all), and weights if requested."""
         attended, weights = self.attention(self.norm1(hidden_states), output_attentions, num_queries, masks)
         hidden_states = hidden_states[:, :num_queries] + self.drop_path(self.scale1(self.dropout(attended)))
         transformed = self.mlp(self.norm2(hidden_states))
@@ -264,7 +268,7 @@ class Block(GradientCheckpointingLayer):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks; DropPath grows linearly with depth."""
+    """A stack of blocks; the DropPath rate grows linearly with depth."""
 
     def __init__(self, config):
         super().__init__()
@@ -286,18 +290,21 @@ class Encoder(nn.Module):
 
         Args:
             hidden_states: `[batch, tokens, hidden]`.
-            output_attentions: Whether to return weights of `attention_layers`.
-            output_hidden_states: Whether to return the input and each block's output; or the numbers of those wanted,
-                0 for the input, negative ones from the end.
-            attention_layers: Layers whose weights are returned, negative ones from the end; default all.
-            num_output_tokens: Only the first so many tokens are wanted of the last block, which then computes no
-                other. Ignored where hidden states, the last layer's attention or a mask are asked for.
+            output_attentions: Whether to return the weights of `attention_layers`.
+            output_hidden_states: Whether to return the input and every block's output; or the indices of those to
+                return, 0 for the input, negative from the end.
+            attention_layers: Indices of the layers whose weights are returned, negative from the end; default all.
+            num_output_tokens: The last block computes only the first `num_output_tokens` tokens; default all. Ignored
+                if hidden states, the last layer's attention or a mask are requested.
             attention_mask: As in `attention_masks`.
 
         Returns:
-            `last_hidden_state` `[batch, tokens, hidden]` without final norm; `hidden_states`, depth + 1 of them,
-            `None` in place of those not wanted; `attentions`, one `[batch, heads, tokens, tokens]` for each of
-            `attention_layers` in ascending order.
+            `last_hidden_state` `[batch, tokens, hidden]` without final norm; `hidden_states`, depth + 1 entries,
+            `None` for those not requested; `attentions`, one `[batch, heads, tokens, tokens]` per layer of
+            `attention_layers`, in ascending order.
+
+        Raises:
+            ValueError: If the mask's shape does not fit, or a layer does not exist.
         """
         depth = len(self.blocks)
         wanted = self.resolve_layers(attention_layers) if output_attentions else set()
@@ -319,7 +326,7 @@ class Encoder(nn.Module):
         )
 
     def resolve_hidden_states(self, wanted: bool | int | Sequence[int]) -> set[int]:
-        """Numbers of the hidden states to return; as in transformers, numbers out of range select nothing."""
+        """Indices of the hidden states to return; as in transformers, indices out of range select nothing."""
         number = len(self.blocks) + 1
         if isinstance(wanted, bool):
             return set(range(number)) if wanted else set()
@@ -327,7 +334,7 @@ class Encoder(nn.Module):
         return {index % number for index in chosen if -number <= index < number}
 
     def resolve_layers(self, layers: Sequence[int] | None) -> set[int]:
-        """Layer numbers from 0, negative ones counted from the end; `None` is all.
+        """Layer indices from 0; negative ones count from the end, `None` means all layers.
 
         Raises:
             ValueError: If a layer does not exist.
