@@ -1,27 +1,25 @@
-"""Makes transformers' Auto classes know the families, without importing torch until somebody uses them.
+"""Registers the families with transformers' Auto classes, at once or as soon as transformers is imported.
 
-`AutoConfig.register` and its siblings need the classes themselves, and those need torch, which takes seconds to
-import. So the registration waits until a module that holds an Auto class is loaded, and with it every module that was
-loading it: the families' own files import some of those.
+Registering needs the classes themselves, and these need torch, which takes seconds to import. A command that prints
+its help must not wait for that, so the registration is part of the import of transformers.
 """
 
 import importlib
+import importlib.util
 import os
 import sys
-import threading
-from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NamedTuple
 
 
 class Family(NamedTuple):
-    """What the Auto classes are told of a configuration class.
+    """What the Auto classes need for a configuration class.
 
     Args:
         module: The end of its `configuration_*.py` and `modeling_*.py`.
-        config: The configuration class.
+        config: Name of the configuration class.
         image_processor: transformers' class that prepares its images.
         tokenizer: transformers' class that prepares its texts.
         processor: transformers' class that joins both.
@@ -32,11 +30,6 @@ class Family(NamedTuple):
     image_processor: str | None = None
     tokenizer: str | None = None
     processor: str | None = None
-
-    @property
-    def config_class(self) -> type:
-        """The configuration class itself."""
-        return getattr(importlib.import_module(f"hf_vit_suite.models.configuration_{self.module}"), self.config)
 
 
 FAMILIES = (
@@ -49,127 +42,93 @@ FAMILIES = (
 )
 
 
-def register_configs(auto: ModuleType) -> None:
-    """Adds every family to AutoConfig."""
+def register_all() -> None:
+    """Registers every family with every Auto class; imports torch."""
+    import transformers
+
     for family in FAMILIES:
-        auto.AutoConfig.register(family.config_class.model_type, family.config_class, exist_ok=True)
-
-
-def register_models(auto: ModuleType) -> None:
-    """Adds every family to the Auto classes that its modeling file names in `AUTO_CLASSES`."""
+        register_config(family, transformers)
     for module in dict.fromkeys(family.module for family in FAMILIES):
         modeling = importlib.import_module(f"hf_vit_suite.models.modeling_{module}")
         for auto_class, model in modeling.AUTO_CLASSES:
-            getattr(auto, auto_class).register(model.config_class, model, exist_ok=True)
-    open_folders(auto.AutoBackbone)
+            getattr(transformers, auto_class).register(model.config_class, model, exist_ok=True)
+    open_our_folders(transformers.AutoBackbone)
 
 
-def open_folders(auto_backbone: type) -> None:
-    """Lets AutoBackbone open a folder on disk, as the other Auto classes do.
+def register_config(family: Family, transformers: ModuleType) -> None:
+    """Registers a configuration class, and what prepares the inputs of its models."""
+    configuration = importlib.import_module(f"hf_vit_suite.models.configuration_{family.module}")
+    config = getattr(configuration, family.config)
+    transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
+    if (name := family.image_processor) is not None:
+        backends = {"torchvision": name, "pil": f"{name}Pil"}
+        classes = {backend: getattr(transformers, name) for backend, name in backends.items()}
+        transformers.AutoImageProcessor.register(config, image_processor_classes=classes, exist_ok=True)
+    if family.tokenizer is not None:
+        tokenizer = getattr(transformers, family.tokenizer)
+        transformers.AutoTokenizer.register(config, tokenizer_class=tokenizer, exist_ok=True)
+    if family.processor is not None:
+        transformers.AutoProcessor.register(config, getattr(transformers, family.processor), exist_ok=True)
 
-    transformers 5.23 first asks the Hub whether a repository of that name exists, which fails for any path.
+
+def open_our_folders(auto_backbone: type) -> None:
+    """Lets AutoBackbone open folders of the suite, as the other Auto classes do.
+
+    transformers (5.23, 5.24) first asks the Hub whether a repository of that name exists, which fails for any path.
+    Names and folders of other models go on to transformers' own method.
     """
     from_hub = auto_backbone.from_pretrained
 
     def from_pretrained(cls: type, name: str | os.PathLike, *args, **kwargs):
-        if os.path.isdir(name):
+        if os.path.isdir(name) and is_ours(name):
             return super(auto_backbone.__base__, cls).from_pretrained(name, *args, **kwargs)
         return from_hub(name, *args, **kwargs)
 
     auto_backbone.from_pretrained = classmethod(from_pretrained)
 
 
-def register_image_processors(auto: ModuleType) -> None:
-    """Adds the families of images to AutoImageProcessor."""
-    for family in FAMILIES:
-        if name := family.image_processor:
-            backends = {"torchvision": name, "pil": f"{name}Pil"}
-            classes = {backend: auto.get_image_processor_class_from_name(name) for backend, name in backends.items()}
-            auto.AutoImageProcessor.register(family.config_class, image_processor_classes=classes, exist_ok=True)
+def is_ours(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds a model of the suite."""
+    from transformers import PretrainedConfig
 
-
-def register_tokenizers(auto: ModuleType) -> None:
-    """Adds the families of texts to AutoTokenizer."""
-    for family in FAMILIES:
-        if family.tokenizer:
-            tokenizer = auto.tokenizer_class_from_name(family.tokenizer)
-            auto.AutoTokenizer.register(family.config_class, tokenizer_class=tokenizer, exist_ok=True)
-
-
-def register_processors(auto: ModuleType) -> None:
-    """Adds the families of both to AutoProcessor."""
-    for family in FAMILIES:
-        if family.processor:
-            processor = auto.processor_class_from_name(family.processor)
-            auto.AutoProcessor.register(family.config_class, processor, exist_ok=True)
-
-
-REGISTRATIONS: dict[str, Callable[[ModuleType], None]] = {
-    "transformers.models.auto.configuration_auto": register_configs,
-    "transformers.models.auto.modeling_auto": register_models,
-    "transformers.models.auto.image_processing_auto": register_image_processors,
-    "transformers.models.auto.tokenization_auto": register_tokenizers,
-    "transformers.models.auto.processing_auto": register_processors,
-}
-
-
-class Loading(threading.local):
-    """What a thread is loading: how many watched modules are half loaded, and the Auto modules that wait for them."""
-
-    def __init__(self):
-        self.depth = 0
-        self.waiting: list[str] = []
-
-
-LOADING = Loading()
+    config, _ = PretrainedConfig.get_config_dict(folder)
+    return str(config.get("model_type", "")).startswith("suite_")
 
 
 class RegisteringLoader(Loader):
-    """Loads a module as its own loader does; once no watched module is half loaded, the families are registered."""
+    """Loads transformers with its own loader, then registers the families before anybody else can use it."""
 
-    def __init__(self, loader: Loader):
+    def __init__(self, loader: Loader, finder: MetaPathFinder):
         self.loader = loader
+        self.finder = finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        # Whoever asks for a module's source or resources asks its loader.
+        # Whoever asks for the module's source or resources asks its loader.
         module.__spec__.loader = module.__loader__ = self.loader
-        LOADING.depth += 1
-        try:
-            self.loader.exec_module(module)
-            if module.__name__ in REGISTRATIONS:
-                LOADING.waiting.append(module.__name__)
-        finally:
-            LOADING.depth -= 1
-            if not LOADING.depth:
-                register_waiting()
+        self.loader.exec_module(module)
+        register_all()
+        sys.meta_path.remove(self.finder)
 
 
-class RegisteringFinder(MetaPathFinder):
-    """Finds the modules that hold Auto classes and those that may be loading them, and watches how they load."""
+class TransformersFinder(MetaPathFinder):
+    """Finds transformers, and nothing else."""
 
     def find_spec(self, name: str, path, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "transformers" and not name.startswith(("transformers.", "hf_vit_suite.models.")):
+        if name != "transformers":
             return None
-        spec = PathFinder.find_spec(name, path, target)
+        others = [finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec")]
+        spec = next((spec for finder in others if (spec := finder.find_spec(name, path, target))), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = RegisteringLoader(spec.loader)
+            spec.loader = RegisteringLoader(spec.loader, self)
         return spec
 
 
-def register_waiting() -> None:
-    """Registers with every Auto module that waits."""
-    while LOADING.waiting:
-        name = LOADING.waiting.pop(0)  # first: registering with one may load another
-        REGISTRATIONS[name](sys.modules[name])
-
-
 def register_families() -> None:
-    """Registers with Auto modules that are loaded already, and with the others once they are."""
-    if any(isinstance(finder, RegisteringFinder) for finder in sys.meta_path):
-        return
-    LOADING.waiting.extend(name for name in REGISTRATIONS if name in sys.modules)
-    sys.meta_path.insert(0, RegisteringFinder())
-    register_waiting()
+    """Registers at once if transformers is imported already, else when it is."""
+    if "transformers" in sys.modules:
+        register_all()
+    elif not any(isinstance(finder, TransformersFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, TransformersFinder())

@@ -12,9 +12,6 @@ SHARES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate
 class SuiteConfig(PreTrainedConfig):
     """Base of every configuration of the suite."""
 
-    # `register_for_auto_class` would import the Auto classes, whose registration imports these files.
-    _auto_class = "AutoConfig"
-
     @property
     def output_attentions(self) -> bool:
         """Whether every call returns attentions; unlike transformers' own models, under any attention backend."""
@@ -25,9 +22,9 @@ class SuiteConfig(PreTrainedConfig):
         self._output_attentions = value
 
     def validate(self) -> None:
-        """Checks a config before it is saved: transformers' rules but one, and `check`.
+        """Checks a config before it is saved: `check`, and transformers' rules.
 
-        The rule left out allows attentions under the eager backend alone.
+        One rule is left out, as it allows attentions under the eager backend alone.
         """
         for rule in PreTrainedConfig.__class_validators__:
             if rule.__name__ != "validate_output_attentions":
@@ -35,9 +32,9 @@ class SuiteConfig(PreTrainedConfig):
         self.check()
 
     def check(self) -> None:
-        """Refuses values that don't suit each other; construction, saving and every model call it.
+        """Refuses fields that don't fit together; construction, saving and every model call it.
 
-        So a field changed after construction is checked like one that was given.
+        So a field that is changed after construction is checked too.
 
         Raises:
             ValueError: Naming the field, its value and what is allowed.
@@ -62,8 +59,11 @@ class SuiteConfig(PreTrainedConfig):
             )
 
 
+SuiteConfig.register_for_auto_class()
+
+
 class TransformerConfig(SuiteConfig):
-    """The fields of transformer blocks, whatever their tokens are.
+    """The fields of transformer blocks, for images and texts.
 
     Args:
         hidden_size: Width D of every token.
@@ -76,7 +76,7 @@ class TransformerConfig(SuiteConfig):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first
             (Huang et al. 2016, arXiv 1603.09382).
         layer_norm_eps: Epsilon of every LayerNorm.
-        initializer_range: Standard deviation of the normal that starts tokens, and where the family says so weights.
+        initializer_range: Standard deviation of the initial tokens, and in some families of the weights.
         qkv_bias: Whether the query, key and value projection has a bias.
 
     Raises:
@@ -143,7 +143,7 @@ class TrunkConfig(BackboneConfigMixin, TransformerConfig):
     def __post_init__(self, **kwargs):
         stage_names = kwargs.pop("stage_names", None)
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
-        # Files that hold stage names hold the default stage too, as if it had been chosen.
+        # Files with stage names also hold the default stage, as if it had been chosen.
         if stage_names is not None and out_features == stage_names[-1:]:
             out_features = out_indices = None
         self.set_output_features_output_indices(out_features, out_indices)
@@ -182,13 +182,13 @@ class TrunkConfig(BackboneConfigMixin, TransformerConfig):
 
     @property
     def stage_names(self) -> list[str]:
-        """What a backbone can return: the input of the blocks, and the output of each."""
+        """Stages that a backbone can return: the input of the blocks, and the output of each block."""
         return ["stem", *(f"stage{layer}" for layer in range(1, self.num_hidden_layers + 1))]
 
     def set_output_features_output_indices(
         self, out_features: list[str] | None, out_indices: list[int] | tuple[int, ...] | None
     ) -> None:
-        """Keeps the chosen stages alone, where transformers also keeps the default, which a new depth makes wrong."""
+        """Stores only chosen stages; transformers also stores the default, which is wrong after a change of depth."""
         self._out_features = out_features
         self._out_indices = list(out_indices) if isinstance(out_indices, tuple) else out_indices
         self.verify_out_features_out_indices()

@@ -1,4 +1,4 @@
-"""What the models of every family share: capabilities, and folders that each of the family's classes opens."""
+"""Base of every family's models: capabilities, and folders that each of the family's classes opens."""
 
 import os
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ logger = logging.get_logger(__name__)
 class SuitePreTrainedModel(PreTrainedModel):
     """Base of every family's `PreTrainedModel`.
 
-    The encoder is called `vit` in every class that has a head, so that its weights go from one family to another.
-    Parameters that a constructor freezes (a teacher, fixed positions) stay frozen however the model is loaded. Where a
-    caller makes them trainable one by one, they still get no gradient: forward detaches them.
+    The encoder is called `vit` in every class with a head, so that families can exchange its weights. Parameters that
+    a constructor freezes (a teacher, fixed positions) stay frozen however the model is loaded. A caller who makes them
+    trainable one by one still gets no gradient: forward detaches them.
     """
 
     base_model_prefix = "vit"
@@ -47,7 +47,7 @@ class SuitePreTrainedModel(PreTrainedModel):
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         super()._initialize_weights(module, is_custom_code)
-        # transformers' loader puts a trainable parameter in place of each one that it reads, then comes by here.
+        # transformers' loader replaces each parameter that it reads by a trainable one, then calls this.
         if module is self:
             self.freeze_fixed_parameters()
 
@@ -58,7 +58,7 @@ class SuitePreTrainedModel(PreTrainedModel):
                 weight.requires_grad_(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> "SuitePreTrainedModel":
-        """As torch's, but what is fixed stays frozen."""
+        """As torch's, but the parameters that the constructor froze stay frozen."""
         super().requires_grad_(requires_grad)
         self.freeze_fixed_parameters()
         return self
@@ -69,14 +69,13 @@ class SuitePreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def check_inputs(self, unused: dict, **inputs: Tensor | None) -> None:
-        """Checks what a call is given: its inputs, and keywords for which the model has no use.
+        """Checks the inputs of a call, and warns once of keywords that the model ignores.
 
-        As transformers' models it takes keywords of other models, such as `input_ids` or `position_ids`, for callers
-        that pass the same to all; but it says so once.
+        As transformers' models do, it accepts keywords of other models, such as `input_ids` or `position_ids`.
 
         Args:
-            unused: Keywords that no argument takes; those that are `None` say nothing.
-            **inputs: What the call can't do without.
+            unused: Keywords that no argument takes; those that are `None` are not reported.
+            **inputs: Required inputs.
 
         Raises:
             ValueError: If an input is missing.
@@ -90,7 +89,7 @@ class SuitePreTrainedModel(PreTrainedModel):
     def wanted_outputs(
         self, output_attentions: bool | None, output_hidden_states: bool | int | Sequence[int] | None
     ) -> tuple[bool, bool | int | Sequence[int]]:
-        """What a call returns beside its result: what it asks for, else what the config does."""
+        """The requested outputs of a call: its own arguments, else the config's."""
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         if output_hidden_states is None:
@@ -105,14 +104,16 @@ def join_auto_classes(
 
     Args:
         classes: Names of transformers' Auto classes and the models that they open, for each of the family's configs.
-        others: Models that no Auto class opens; their folders open as the others of their config.
+        others: Models without an Auto class; their folders open as the other models of their config.
     """
-    for auto_class, model in (*classes, *((other.__name__, other) for other in others)):
+    for auto_class, model in classes:
+        model.register_for_auto_class(auto_class)
+    for model in others:
+        model._auto_class = model.__name__  # so that its code is saved too
+    for model in (*(model for _, model in classes), *others):
         # transformers alone would name only the class that was saved.
         model._auto_map = {
             name: f"{other.__module__.rpartition('.')[2]}.{other.__name__}"
             for name, other in classes
             if other.config_class is model.config_class
         }
-        # `register_for_auto_class` would import the Auto classes, whose registration imports these files.
-        model._auto_class = auto_class
