@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
-from hf_vit_suite.files import staged_file, staged_folder
+from hf_vit_suite.output import staged_file, staged_folder
 
 from .layout import HEAD, Form, Layout
 from .layouts import get_layout

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 import hf_vit_suite
-from hf_vit_suite.argument_types import merged_fields, nested_fields
-from hf_vit_suite.files import staged_folder
+from hf_vit_suite.config_overrides import merged_fields, nested_fields
 from hf_vit_suite.models.presets import PRESETS, preset_config
+from hf_vit_suite.output import staged_folder
 
 from .layout import HEAD, Evidence, Form, Layout
 from .layouts import all_layouts, get_layout

@@ -30,9 +30,13 @@ _EXPORTS = {
     "SuiteViTConfig": "models.configuration_vit",
     "SuiteViTForImageClassification": "models.modeling_vit",
     "SuiteViTModel": "models.modeling_vit",
+    "evaluate": "evaluation.evaluate",
+    "finetune": "training.recipe",
     "list_presets": "models.presets",
     "load": "conversion",
+    "predict": "inference.prediction",
     "preset_config": "models.presets",
+    "pretrain": "training.recipe",
 }
 
 

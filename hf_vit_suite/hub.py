@@ -1,14 +1,13 @@
-"""Model cards for the Hub."""
+"""Model cards for the Hub, in which names and commands show literally."""
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
-from .markdown import code, code_block, plain
 
 HOW_IT_WAS_MADE = """The folder carries its model code; where `hf_vit_suite` is installed, `import hf_vit_suite` does
 in place of `trust_remote_code=True`.
@@ -262,3 +261,27 @@ def pretrained_card(facts: PretrainedFacts) -> ModelCard:
             training=facts.training,
         )
     )
+
+
+def plain(text: str) -> str:
+    """Escaped text on one line, which also fits a cell of a table."""
+    return re.sub(r"([\\`*_{}\[\]<>&#|~$])", r"\\\1", " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """An inline code span."""
+    fence = fence_around(text, at_least=1)
+    padding = " " if len(fence) > 1 else ""
+    return f"{fence}{padding}{' '.join(text.split())}{padding}{fence}"
+
+
+def code_block(text: str, language: str = "") -> str:
+    """A fenced code block."""
+    fence = fence_around(text, at_least=3)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def fence_around(text: str, at_least: int) -> str:
+    """A fence of more backticks than the longest run of them in a text."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    return "`" * max(at_least, longest + 1)

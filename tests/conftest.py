@@ -1,9 +1,13 @@
 """Fixtures of every test."""
 
+import io
+import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from transformers import ViTImageProcessor
 
 import hf_vit_suite  # registers the families
+from hf_vit_suite.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,11 +56,26 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
 
 
 @pytest.fixture
-def run_command(run_python) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs `hf-vit-suite` in a fresh process."""
+def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `hf-vit-suite` in this process, as `run_python` runs Python; returns what it printed, logged and warned."""
+    monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, **options):
-        return run_python("-m", "hf_vit_suite", *arguments, **options)
+    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        printed, errors = io.StringIO(), io.StringIO()
+        handler = logging.StreamHandler(errors)
+        handler.setLevel(logging.WARNING)
+        logging.getLogger().addHandler(handler)
+        try:
+            with redirect_stdout(printed), redirect_stderr(errors), warnings.catch_warnings():
+                warnings.simplefilter("default")  # as for a person
+                code = main(arguments)
+        except SystemExit as exit:
+            code = exit.code
+        finally:
+            logging.getLogger().removeHandler(handler)
+        if check and code:
+            raise AssertionError(f"exit code {code}\n{printed.getvalue()}\n{errors.getvalue()}")
+        return subprocess.CompletedProcess(arguments, code or 0, printed.getvalue(), errors.getvalue())
 
     return run
 

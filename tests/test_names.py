@@ -14,11 +14,10 @@ from markdown_it import MarkdownIt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from hf_vit_suite.commands.predict import print_predictions
+from hf_vit_suite.evaluation.plots import confusion_figure
 from hf_vit_suite.explain import figure
-from hf_vit_suite.hub import ClassifierFacts, PretrainedFacts, classifier_card, pretrained_card
-from hf_vit_suite.markdown import code, plain
-from hf_vit_suite.tables import print_predictions
-from hf_vit_suite.training.figures import confusion_figure
+from hf_vit_suite.hub import ClassifierFacts, PretrainedFacts, classifier_card, code, plain, pretrained_card
 
 NAMES = [
     "$20_$50",

@@ -22,6 +22,7 @@ from .collation import ImageMixer, collate_images
 from .decoding import ImageDecodingError, decode_image
 from .loading import LabelledImages, UnlabelledImages, load_image_dataset, load_unlabelled_images, split_off
 from .multi_crop import MultiCropTransform, multi_crop_transform
+from .objects import Source, dataset_name
 from .streaming import AugmentedStream
 from .tokenization import train_tokenizer
 
@@ -38,11 +39,13 @@ __all__ = [
     "MaskedImageTransform",
     "MultiCropTransform",
     "RowTransform",
+    "Source",
     "UnlabelledImages",
     "apply_transform",
     "captions_of_labels",
     "collate_images",
     "count_cut_captions",
+    "dataset_name",
     "decode_image",
     "evaluation_transform",
     "input_size",

@@ -25,6 +25,7 @@ from .loading import (
     drop_unreadable,
     select_columns,
 )
+from .objects import Source, dataset_name
 from .sources import find_column, local_path, open_source, standard_splits
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class CaptionedImages:
 
 
 def load_captioned_images(
-    source: str,
+    source: Source,
     *,
     split: str = "train",
     image_column: str | None = None,
@@ -75,7 +76,8 @@ def load_captioned_images(
         ValueError: If nothing is there, the split or the columns can't be found or nothing is left, or, with
             `strict_images`, a row is bad. FileNotFoundError where a path leads nowhere.
     """
-    loaded = standard_splits(open_source(source, streaming, needs="captions"), source)
+    source, opened = dataset_name(source), open_source(source, streaming, needs="captions")
+    loaded = standard_splits(opened, source)
     if split not in loaded:
         raise ValueError(f"--dataset {source} has no {split} split, it has {', '.join(loaded)}")
     data = loaded[split]

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
 
 from .decoding import ImageDecodingError, decode_image
+from .objects import Source, dataset_name
 from .sources import find_column, open_source, standard_splits
 from .streaming import image_number
 
@@ -38,7 +39,7 @@ class LabelledImages:
 
 
 def load_image_dataset(
-    source: str,
+    source: Source,
     *,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -73,7 +74,8 @@ def load_image_dataset(
     for name, fraction in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
         if not 0 < fraction < 0.5:
             raise ValueError(f"{name} must be above 0 and below 0.5, got {fraction}")
-    loaded = standard_splits(open_source(source, streaming), source)
+    source, opened = dataset_name(source), open_source(source, streaming)
+    loaded = standard_splits(opened, source)
     any_split = next(iter(loaded.values()))
     image_column = find_column(any_split, image_column, "image", datasets.Image, IMAGE_COLUMNS, source)
     label_column = find_column(any_split, label_column, "label", ClassLabel, LABEL_COLUMNS, source)
@@ -112,7 +114,7 @@ class UnlabelledImages:
 
 
 def load_unlabelled_images(
-    source: str, *, image_column: str | None = None, streaming: bool = False, strict_images: bool = False
+    source: Source, *, image_column: str | None = None, streaming: bool = False, strict_images: bool = False
 ) -> UnlabelledImages:
     """Loads a source's training images, labelled or not.
 
@@ -127,7 +129,8 @@ def load_unlabelled_images(
         ValueError: If nothing is there, the column can't be found or no image is readable, or, with `strict_images`,
             one is not. FileNotFoundError where a path leads nowhere.
     """
-    loaded = standard_splits(open_source(source, streaming, needs=None), source)
+    source, opened = dataset_name(source), open_source(source, streaming, needs=None)
+    loaded = standard_splits(opened, source)
     column = find_column(loaded["train"], image_column, "image", datasets.Image, IMAGE_COLUMNS, source)
     rows = select_columns(loaded["train"], {"image": column})
     if streaming:

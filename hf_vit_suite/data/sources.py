@@ -12,6 +12,7 @@ from datasets.data_files import DataFilesList
 
 from .arrays import idx_splits, load_digits
 from .folders import ARCHIVE_BUILDERS, SPLIT_OF_NAME, builder_of_file, by_split_name, folder_files, visible_files
+from .objects import Source, object_splits
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +20,18 @@ MOST_SHARDS = 64
 
 
 def open_source(
-    source: str, streaming: bool = False, needs: Literal["labels", "captions"] | None = "labels"
+    source: Source, streaming: bool = False, needs: Literal["labels", "captions"] | None = "labels"
 ) -> dict[str, Dataset | IterableDataset]:
     """The source's own splits, as `datasets` opens them.
 
     Args:
         source: As in `load_image_dataset`.
-        streaming: Whether rows are read only when they are asked for.
+        streaming: Whether rows are read only when they are used.
         needs: What a folder must have beside images: class folders for labels, metadata files for captions.
     """
+    if not isinstance(source, str | os.PathLike):
+        return in_memory(object_splits(source), streaming)
+    source = os.fspath(source)
     if source == "digits":
         return in_memory({"train": load_digits()}, streaming)
     path = local_path(source)
@@ -64,10 +68,20 @@ def refuse_beside_idx(folder: Path) -> None:
 
 
 def in_memory(splits: dict[str, Dataset], streaming: bool) -> dict[str, Dataset | IterableDataset]:
-    """Splits that are in memory already; streams of several shards, so that workers can share them out."""
+    """Splits that are open already; as streams of several shards, so that each worker reads some of them.
+
+    Raises:
+        ValueError: If a split is a stream and `streaming` is not asked for.
+    """
+    streamed = [split for split, data in splits.items() if isinstance(data, IterableDataset)]
+    if streamed and not streaming:
+        raise ValueError(f"the {streamed[0]} split is an IterableDataset: give streaming=True")
     if not streaming:
         return splits
-    return {split: data.to_iterable_dataset(min(len(data), MOST_SHARDS)) for split, data in splits.items()}
+    return {
+        split: data if split in streamed else data.to_iterable_dataset(min(len(data), MOST_SHARDS))
+        for split, data in splits.items()
+    }
 
 
 class LocalFiles(DownloadManager):

@@ -1,27 +1,55 @@
-"""What a classifier gets right, where it errs, and whether its confidence can be believed."""
+"""Metrics of a classifier: accuracy, F1, cross-entropy, per-class scores and calibration."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+import torch.nn.functional as F
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 from torch import Tensor
 from transformers import EvalPrediction, PretrainedConfig
 
-from ..training.metrics import classification_metrics, cross_entropy
-
 CALIBRATION_BINS = 15
 MOST_LABELS_IN_MATRIX = 100
+
+
+def cross_entropy(prediction: EvalPrediction) -> float:
+    """Mean cross-entropy of logits `[images, labels]`; Trainer's own weighs a short last batch more."""
+    logits, labels = torch.from_numpy(prediction.predictions), torch.from_numpy(prediction.label_ids)
+    return F.cross_entropy(logits.double(), labels).item()
+
+
+def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy, macro F1 and, with more than five labels, top-5 accuracy; each from 0 to 1.
+
+    Args:
+        prediction: Logits `[images, labels]` and label numbers `[images]`.
+    """
+    logits, labels = prediction.predictions, prediction.label_ids
+    predicted = logits.argmax(axis=-1)
+    metrics = {
+        "accuracy": accuracy_score(labels, predicted),
+        "f1_macro": f1_score(labels, predicted, average="macro", zero_division=0),
+    }
+    if logits.shape[-1] > 5:
+        metrics["top5_accuracy"] = top_k_accuracy_score(labels, logits, k=5, labels=np.arange(logits.shape[-1]))
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def model_labels(config: PretrainedConfig, label_names: Sequence[str], labels: Sequence[int]) -> Tensor:
     """The data's label numbers as the model numbers the same names.
 
     Args:
-        config: Of a classifier.
-        label_names: The data's names.
-        labels: An image's number among those, for each image.
+        config: Config of a classifier.
+        label_names: The data's label names.
+        labels: Label number of each image in the data.
 
     Returns:
         `[images]`.
@@ -45,7 +73,7 @@ def model_labels(config: PretrainedConfig, label_names: Sequence[str], labels: S
 
 
 def classification_report(logits: Tensor, labels: Tensor, names: dict[int, str]) -> dict:
-    """Measures predictions.
+    """Metrics of logits.
 
     Args:
         logits: `[images, labels]`.

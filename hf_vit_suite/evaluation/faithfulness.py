@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from .. import explain
 from ..explain.encoders import image_encoder
-from ..scores import label_scores
+from ..inference.scores import label_scores
 
 RANDOM = "random"
 Explain = Callable[[PreTrainedModel, Tensor], Tensor]

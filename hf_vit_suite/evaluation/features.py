@@ -1,4 +1,4 @@
-"""From any image model of transformers and any images to one vector an image."""
+"""One feature vector per image, from any image model of transformers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig, PreTrainedModel
 
 from ..data import ImageTransform, apply_transform, collate_images, evaluation_transform
-from ..opening import open_pretrained
+from ..inference.opening import best_device, open_pretrained
 
 POOLINGS = ("default", "cls", "mean")
 
@@ -30,14 +30,14 @@ class Features:
 
 
 @dataclass(frozen=True)
-class ImageEncoder:
-    """A model and how its output becomes one vector an image.
+class FeatureExtractor:
+    """A model, and how its output becomes one vector per image.
 
     Args:
         model: Any image model of transformers, in evaluation mode.
         processor: Its image processor.
-        pooling: `"default"`, what the model itself gives as pooled or projected features, else the class token, else
-            the mean; `"cls"`, the class token; `"mean"`, the mean of the patches.
+        pooling: `"default"`, the model's own pooled or projected features, else the class token, else the mean;
+            `"cls"`, the class token; `"mean"`, the mean of the patches.
         has_pooler: Whether the model's own pooled output can be used.
     """
 
@@ -50,7 +50,7 @@ class ImageEncoder:
         """`[images, channels, height, width]`, on the model's device, -> `[images, width]`.
 
         Raises:
-            ValueError: If the class token is asked of a model that has none.
+            ValueError: If pooling is `"cls"` and the model has no class token.
         """
         model = self.model
         if hasattr(model, "get_image_features"):  # a tower of images beside one of text
@@ -71,7 +71,7 @@ class ImageEncoder:
 
 
 def surplus_tokens(config: PretrainedConfig, tokens: Tensor, pixel_values: Tensor) -> int:
-    """Tokens in front of the patches: those of `[images, tokens, width]` that no patch of the image accounts for."""
+    """Number of prefix tokens: tokens of `[images, tokens, width]` beyond the patches of the image."""
     patch_size = getattr(config, "patch_size", None)
     if tokens.ndim != 3 or patch_size is None:
         return 0
@@ -80,14 +80,16 @@ def surplus_tokens(config: PretrainedConfig, tokens: Tensor, pixel_values: Tenso
     return max(tokens.shape[1] - (height // rows) * (width // columns), 0)
 
 
-def open_encoder(name: str, pooling: str = "default", random_weights: bool = False, seed: int = 0) -> ImageEncoder:
-    """Opens a model as a feature extractor, on an accelerator where there is one.
+def open_extractor(
+    name: str, pooling: str = "default", random_weights: bool = False, seed: int = 0
+) -> FeatureExtractor:
+    """Opens a model as a feature extractor, on an accelerator if there is one.
 
     Args:
         name: Folder or Hub name of any image model of transformers.
-        pooling: As in `ImageEncoder`.
-        random_weights: Whether to give the architecture fresh weights, as a baseline.
-        seed: Of those weights.
+        pooling: As in `FeatureExtractor`.
+        random_weights: Whether to initialise the architecture anew, as a baseline.
+        seed: Seed of those weights.
 
     Raises:
         ValueError: If there is no such model, or no such pooling.
@@ -105,28 +107,27 @@ def open_encoder(name: str, pooling: str = "default", random_weights: bool = Fal
             torch.manual_seed(seed)
             model = AutoModel.from_config(config)
     processor = open_pretrained(AutoImageProcessor, name)
-    return ImageEncoder(model.eval().to(best_device()), processor, pooling, has_pooler)
-
-
-def best_device() -> torch.device:
-    """The accelerator where there is one, else the CPU."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return FeatureExtractor(model.eval().to(best_device()), processor, pooling, has_pooler)
 
 
 def extract_features(
-    encoder: ImageEncoder, split: Dataset, batch_size: int = 64, bf16: bool = False, description: str = "features"
+    extractor: FeatureExtractor,
+    split: Dataset,
+    batch_size: int = 64,
+    bf16: bool = False,
+    description: str = "features",
 ) -> Features:
     """Features of every image of a split, each seen once.
 
     Args:
-        encoder: From `open_encoder`.
+        extractor: From `open_extractor`.
         split: Rows with the columns `image` and `label`.
-        batch_size: Images at a time.
+        batch_size: Images per forward pass.
         bf16: Whether to compute in bfloat16.
-        description: Of the progress bar.
+        description: Text of the progress bar.
     """
     return Features(
-        *run_over_images(encoder, encoder.model.device, encoder.processor, split, batch_size, bf16, description)
+        *run_over_images(extractor, extractor.model.device, extractor.processor, split, batch_size, bf16, description)
     )
 
 
@@ -140,7 +141,7 @@ def run_over_images(
     bf16: bool,
     description: str,
 ) -> tuple[Tensor, Tensor]:
-    """What `compute` makes of every image, `[images, values]` in float32, and the labels `[images]`."""
+    """Applies `compute` to every image; returns its values `[images, values]` in float32 and the labels `[images]`."""
     rows = apply_transform(split, ImageTransform(evaluation_transform(processor)))
     workers = 0 if device.type == "cpu" else 4
     loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate_images, num_workers=workers)

@@ -13,8 +13,8 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..drawing import AS_WRITTEN
-from ..scores import prediction_title
+from ..inference.scores import prediction_title
+from ..output import AS_WRITTEN
 from .attention import class_token_attention
 from .encoders import resize_map
 

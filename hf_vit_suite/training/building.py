@@ -1,6 +1,8 @@
-"""The model and image processor that fine-tuning starts from."""
+"""Models and image processors to train: from a preset, from a checkpoint, on a pretrained encoder."""
 
 import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from torch import nn
 from transformers import (
@@ -8,22 +10,62 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPProcessor,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     ViTImageProcessor,
 )
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from ..argument_types import parse_overrides
-from ..models.presets import preset_config
-from ..opening import is_pretrained_encoder, open_pretrained
-from .arguments import ModelArguments
-from .optimization import BLOCK
+from ..config_overrides import parse_overrides
+from ..data import CaptionedImages, input_size, train_tokenizer
+from ..inference.opening import is_pretrained_encoder, open_pretrained
+from ..models.configuration_clip import SuiteCLIPConfig
+from ..models.configuration_trunk import TrunkConfig
+from ..models.configuration_vit import SuiteViTConfig
+from ..models.presets import list_presets, preset_config
+from .arguments import PretrainingModelArguments
+from .trainer import BLOCK
 
 logger = logging.getLogger(__name__)
 
+CLIP_PRESET = "clip_vit_b_32"
+PAPER_TOKENIZER = "openai/clip-vit-base-patch32"
+CLIP_FROM_SCRATCH = ("preset", "config_overrides", "image_tower", "tokenizer", "train_tokenizer")
 
-def build_model(arguments: ModelArguments, label_names: list[str]) -> tuple[PreTrainedModel, ViTImageProcessor]:
+
+@dataclass
+class ClassifierArguments:
+    """Model options of fine-tuning."""
+
+    preset: str | None = field(
+        default=None, metadata={"help": "architecture to train from scratch; `hf-vit-suite models` lists them"}
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "checkpoint to start from: folder or Hub name, ours or transformers'"}
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "changes to the preset, e.g. num_hidden_layers=6,patch_size=4"}
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "side of the square input in pixels; default the model's own"}
+    )
+    linear_probe: bool = field(default=False, metadata={"help": "train the classification head alone"})
+    lora: bool = field(default=False, metadata={"help": "train LoRA adapters and the head, then merge them"})
+    lora_rank: int = field(default=16, metadata={"help": "rank of the LoRA adapters"})
+    drop_path_rate: float | None = field(
+        default=None, metadata={"help": "stochastic depth of the last block; 0.1 in DeiT; default the model's own"}
+    )
+
+
+def build_classifier(
+    arguments: ClassifierArguments, label_names: list[str]
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
     """A classifier for these labels, from a preset or a checkpoint, and its image processor.
 
     Raises:
@@ -35,7 +77,7 @@ def build_model(arguments: ModelArguments, label_names: list[str]) -> tuple[PreT
         raise ValueError("give one of --linear_probe and --lora, or neither to train every weight")
     if arguments.model is not None:
         if arguments.config_overrides is not None:
-            raise ValueError("--config_overrides changes a preset: a checkpoint's architecture is what it is")
+            raise ValueError("--config_overrides changes a preset, not a checkpoint: leave it out or give --preset")
         model, processor = from_checkpoint(arguments, label_names)
     else:
         model, processor = from_preset(arguments, label_names)
@@ -46,17 +88,17 @@ def build_model(arguments: ModelArguments, label_names: list[str]) -> tuple[PreT
     return model, processor
 
 
-def label_fields(label_names: list[str]) -> dict:
-    """Config fields that name the labels, of which each image has one."""
+def classification_fields(label_names: list[str]) -> dict:
+    """Config fields of mutually exclusive labels."""
     return {
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: number for number, name in enumerate(label_names)},
-        # Else probabilities, as mixup gives them, would count as several labels, and a single label as a value.
+        # Without it, probabilities as mixup makes them would count as independent labels, one label as a regression.
         "problem_type": "single_label_classification",
     }
 
 
-def from_preset(arguments: ModelArguments, label_names: list[str]) -> tuple[PreTrainedModel, ViTImageProcessor]:
+def from_preset(arguments: ClassifierArguments, label_names: list[str]) -> tuple[PreTrainedModel, ViTImageProcessor]:
     """A preset with random weights."""
     overrides = parse_overrides(arguments.config_overrides)
     for name in ("image_size", "drop_path_rate"):
@@ -68,15 +110,17 @@ def from_preset(arguments: ModelArguments, label_names: list[str]) -> tuple[PreT
             f"{arguments.preset} is pretrained before it is fine-tuned (hf-vit-suite pretrain): give the folder that "
             "this leaves by --model"
         )
-    for name, value in label_fields(label_names).items():
+    for name, value in classification_fields(label_names).items():
         setattr(config, name, value)
     height, width = config.image_height_width
     processor = ViTImageProcessor(size={"height": height, "width": width}, resample=PILImageResampling.BICUBIC)
     return AutoModelForImageClassification.from_config(config), processor
 
 
-def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[PreTrainedModel, ViTImageProcessor]:
-    """A checkpoint, with a new head where its labels are others."""
+def from_checkpoint(
+    arguments: ClassifierArguments, label_names: list[str]
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """A checkpoint, with a new head if its labels differ."""
     config = open_pretrained(AutoConfig, arguments.model)
     processor = open_pretrained(AutoImageProcessor, arguments.model)
     if arguments.image_size is not None:
@@ -87,7 +131,7 @@ def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[
     if arguments.drop_path_rate is not None:
         config.drop_path_rate = arguments.drop_path_rate
     old_labels = len(config.id2label or {})
-    for name, value in label_fields(label_names).items():
+    for name, value in classification_fields(label_names).items():
         setattr(config, name, value)
     model = open_pretrained(
         AutoModelForImageClassification, arguments.model, config=config, ignore_mismatched_sizes=not keeps_head
@@ -95,7 +139,7 @@ def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[
     if not keeps_head:
         start_new_heads(model, config)
         logger.warning(
-            "%s has a head for %d labels and the data %d others: a new head is made",
+            "%s has a head for %d labels and the data has %d other labels: a new head is made",
             arguments.model,
             old_labels,
             len(label_names),
@@ -104,28 +148,80 @@ def from_checkpoint(arguments: ModelArguments, label_names: list[str]) -> tuple[
 
 
 def from_pretrained_encoder(
-    arguments: ModelArguments, config: PretrainedConfig, label_names: list[str]
+    arguments: ClassifierArguments, config: PretrainedConfig, label_names: list[str]
 ) -> PreTrainedModel:
-    """A classifier on an encoder that was pretrained without labels.
+    """A classifier on a pretrained encoder.
 
-    Where it pools the mean of the patches, the norm starts anew with the head, as a mean is not what it was trained
-    on (MAE, arXiv 2111.06377, appendix A.1).
+    With mean pooling the norm starts anew with the head, as pretraining did not train it on means (MAE,
+    arXiv 2111.06377, appendix A.1).
     """
     fields = {} if arguments.drop_path_rate is None else {"drop_path_rate": arguments.drop_path_rate}
     pooling = config.fine_tuning_pooling
-    classifier_config = config.encoder_config(pooling=pooling, **label_fields(label_names), **fields)
+    classifier_config = config.encoder_config(pooling=pooling, **classification_fields(label_names), **fields)
     model = AutoModelForImageClassification.from_config(classifier_config)
     take_over_encoder(model.base_model, open_pretrained(AutoModel, arguments.model), with_norm=pooling == "cls")
     return model
+
+
+def build_pretraining_model(
+    arguments: PretrainingModelArguments, config_class: type[TrunkConfig], default_preset: str, from_scratch: dict
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """The model to pretrain, from a preset or a checkpoint, and its image processor.
+
+    Args:
+        arguments: Model options of a recipe; the fields that it adds change the config.
+        config_class: Config class of the family.
+        default_preset: Preset of the family.
+        from_scratch: Defaults of a new model's config fields.
+
+    Raises:
+        ValueError: If the arguments don't fit together, or the preset or the checkpoint is of another family.
+    """
+    shared = PretrainingModelArguments.__dataclass_fields__
+    changes = {name: value for name, value in vars(arguments).items() if name not in shared and value is not None}
+    if arguments.model is not None:
+        if arguments.preset is not None or arguments.config_overrides is not None:
+            raise ValueError("--preset and --config_overrides are for training from scratch: --model has its own")
+        return pretraining_checkpoint(arguments, config_class, changes)
+    fields = {**from_scratch, **parse_overrides(arguments.config_overrides), **changes}
+    if arguments.image_size is not None:
+        fields["image_size"] = arguments.image_size
+    preset = arguments.preset or default_preset
+    if type(preset_config(preset)) is not config_class:
+        fitting = [name for name in list_presets() if type(preset_config(name)) is config_class]
+        raise ValueError(f"--preset {preset} is no {config_class.model_type}: choose {', '.join(fitting)}")
+    config = preset_config(preset, **fields)
+    height, width = config.image_height_width
+    processor = ViTImageProcessor(
+        size={"height": height, "width": width},
+        resample=PILImageResampling.BICUBIC,
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
+    )
+    return AutoModelForPreTraining.from_config(config), processor
+
+
+def pretraining_checkpoint(
+    arguments: PretrainingModelArguments, config_class: type[TrunkConfig], changes: dict
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """A checkpoint to continue from, with changed config fields."""
+    config = open_pretrained(AutoConfig, arguments.model)
+    if type(config) is not config_class:
+        raise ValueError(f"--model {arguments.model} is no {config_class.model_type} but a {config.model_type}")
+    config = config_class.from_dict(config.to_dict() | changes)
+    processor = open_pretrained(AutoImageProcessor, arguments.model)
+    if arguments.image_size is not None:
+        set_input_size(processor, arguments.image_size)
+    return open_pretrained(AutoModelForPreTraining, arguments.model, config=config), processor
 
 
 def take_over_encoder(model: nn.Module, encoder: PreTrainedModel, with_norm: bool) -> None:
     """Copies a pretrained encoder's weights into a plain vision transformer of the same configuration.
 
     Args:
-        model: Takes the weights.
+        model: Receives the weights.
         encoder: Any encoder of the suite, or a model with such an image tower.
-        with_norm: Whether the last norm is taken over too.
+        with_norm: Whether to copy the last norm too.
     """
     encoder = getattr(encoder, "vision_model", encoder)
     parts = ["embeddings", "encoder"]
@@ -138,7 +234,7 @@ def take_over_encoder(model: nn.Module, encoder: PreTrainedModel, with_norm: boo
 
 
 def heads(model: nn.Module) -> dict[str, nn.Module]:
-    """The classification heads by name: `classifier`, and what distilled models have beside it."""
+    """The classification heads by name: `classifier`, and in distilled models `distillation_classifier`."""
     return {name: module for name, module in model.named_children() if name.endswith("classifier") and module}
 
 
@@ -152,7 +248,7 @@ def start_new_heads(model: PreTrainedModel, config: PretrainedConfig) -> None:
 
 
 def set_input_size(processor: ViTImageProcessor, image_size: int) -> None:
-    """Makes a processor yield squares of `image_size` pixels; a crop keeps its share of the resized image."""
+    """Makes a processor yield squares of `image_size` pixels; a crop keeps its fraction of the resized image."""
     if getattr(processor, "do_center_crop", None):
         edge = processor.size.get("shortest_edge") or processor.size["height"]
         resized = round(edge * image_size / processor.crop_size["height"])
@@ -184,3 +280,181 @@ def add_adapters(model: PreTrainedModel, rank: int) -> nn.Module:
     ]
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=list(heads(model)))
     return get_peft_model(model, lora)
+
+
+@dataclass
+class CLIPModelArguments:
+    """Model options of CLIP."""
+
+    preset: str | None = field(
+        default=None, metadata={"help": f"architecture to train from scratch; default {CLIP_PRESET}"}
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "CLIP folder or Hub name to continue from, in place of a preset"}
+    )
+    config_overrides: str | None = field(
+        default=None,
+        metadata={"help": "changes to the preset, e.g. vision_config.patch_size=8,text_config.num_hidden_layers=6"},
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "side of the square input in pixels; default the model's own"}
+    )
+    image_tower: str | None = field(
+        default=None,
+        metadata={"help": "folder of any vision transformer of the suite to start the image tower from"},
+    )
+    lock_image_tower: bool = field(
+        default=False, metadata={"help": "freeze the image tower and train the rest (LiT, arXiv 2111.07991)"}
+    )
+    patch_dropout: float | None = field(
+        default=None, metadata={"help": "fraction of the patches dropped in training; default the model's own, 0"}
+    )
+    loss_type: str | None = field(
+        default=None, metadata={"help": "softmax (CLIP) or sigmoid (SigLIP); default the model's own, softmax"}
+    )
+    tokenizer: str | None = field(
+        default=None, metadata={"help": f"folder or Hub name of a CLIP tokenizer; default {PAPER_TOKENIZER}"}
+    )
+    train_tokenizer: bool = field(
+        default=False, metadata={"help": "train a byte-level tokenizer on the captions in place of a given one"}
+    )
+    vocab_size: int = field(default=49408, metadata={"help": "largest vocabulary of a trained tokenizer"})
+
+
+def build_towers(arguments: CLIPModelArguments, data: CaptionedImages) -> tuple[PreTrainedModel, CLIPProcessor]:
+    """The two towers to train and their processor.
+
+    Args:
+        arguments: Model options.
+        data: Captions that a new tokenizer is trained on.
+
+    Raises:
+        ValueError: If the arguments don't fit together, or name a model of another kind.
+    """
+    if arguments.model is None:
+        model, processor = new_towers(arguments, data)
+    else:
+        model, processor = trained_towers(arguments)
+    if arguments.image_size is not None:
+        set_input_size(processor.image_processor, arguments.image_size)
+    if arguments.lock_image_tower:
+        model.vision_model.requires_grad_(False)
+    return model, processor
+
+
+def trained_towers(arguments: CLIPModelArguments) -> tuple[PreTrainedModel, CLIPProcessor]:
+    """A trained CLIP to continue from."""
+    if given := [f"--{name}" for name in CLIP_FROM_SCRATCH if getattr(arguments, name)]:
+        raise ValueError(f"{', '.join(given)}: only for training from scratch, --model has its own")
+    config = open_pretrained(AutoConfig, arguments.model)
+    if type(config) is not SuiteCLIPConfig:
+        raise ValueError(f"--model {arguments.model} is no suite_clip but a {config.model_type}")
+    if arguments.patch_dropout is not None:
+        config.vision_config.patch_dropout = arguments.patch_dropout
+    if arguments.loss_type is not None:
+        config.loss_type = arguments.loss_type
+    config = SuiteCLIPConfig.from_dict(config.to_dict())  # checks the changes
+    return open_pretrained(AutoModel, arguments.model, config=config), open_pretrained(AutoProcessor, arguments.model)
+
+
+def new_towers(arguments: CLIPModelArguments, data: CaptionedImages) -> tuple[PreTrainedModel, CLIPProcessor]:
+    """A preset's model, whose image tower may start from a trained encoder."""
+    preset = arguments.preset or CLIP_PRESET
+    if type(preset_config(preset)) is not SuiteCLIPConfig:
+        fitting = [name for name in list_presets() if type(preset_config(name)) is SuiteCLIPConfig]
+        raise ValueError(f"--preset {preset} is no suite_clip: choose {', '.join(fitting)}")
+    fields = parse_overrides(arguments.config_overrides)
+    text_fields = fields.setdefault("text_config", {})
+    vision_fields = fields.setdefault("vision_config", {})
+    tower = None
+    if arguments.image_tower is not None:
+        if vision_fields:
+            raise ValueError(
+                "--config_overrides of vision_config and --image_tower: a trained tower keeps its config, give one"
+            )
+        tower = plain_config(arguments.image_tower)
+        vision_fields |= tower.vit_fields()
+        if arguments.lock_image_tower:
+            vision_fields["drop_path_rate"] = 0.0
+    elif arguments.image_size is not None:
+        vision_fields["image_size"] = arguments.image_size
+    if arguments.patch_dropout is not None:
+        vision_fields["patch_dropout"] = arguments.patch_dropout
+    if arguments.loss_type is not None:
+        fields["loss_type"] = arguments.loss_type
+
+    most_tokens = text_fields.get("max_position_embeddings", preset_config(preset).text_config.max_position_embeddings)
+    tokenizer = choose_tokenizer(arguments, data, most_tokens)
+    text_fields |= {"vocab_size": len(tokenizer)}
+    text_fields |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = preset_config(preset, **fields)
+    model = AutoModel.from_config(config)
+    if tower is None:
+        height, width = config.vision_config.image_height_width
+        image_processor = CLIPImageProcessor(
+            size={"shortest_edge": min(height, width)}, crop_size={"height": height, "width": width}
+        )
+    else:
+        encoder = open_pretrained(AutoModel, arguments.image_tower)
+        take_over_encoder(model.vision_model, encoder, with_norm=tower.pooling == "cls")
+        image_processor = as_clip_processor(open_pretrained(AutoImageProcessor, arguments.image_tower))
+    return model, CLIPProcessor(image_processor, tokenizer)
+
+
+def plain_config(name: str) -> SuiteViTConfig:
+    """The `SuiteViTConfig` of a vision transformer of any family of the suite.
+
+    Raises:
+        ValueError: If it is not of the suite.
+    """
+    config: PretrainedConfig = open_pretrained(AutoConfig, name)
+    if is_pretrained_encoder(config):
+        return config.encoder_config(pooling=config.fine_tuning_pooling)
+    if not isinstance(config, SuiteViTConfig):
+        raise ValueError(f"--image_tower {name} is no vision transformer of the suite but a {config.model_type}")
+    return config
+
+
+def as_clip_processor(processor) -> CLIPImageProcessor:
+    """A CLIPImageProcessor with the output of another image processor."""
+    height, width = input_size(processor)
+    does_crop = bool(getattr(processor, "do_center_crop", None))
+    return CLIPImageProcessor(
+        size=dict(processor.size),
+        crop_size={"height": height, "width": width},
+        do_center_crop=does_crop,
+        resample=processor.resample,
+        do_normalize=processor.do_normalize,
+        image_mean=processor.image_mean,
+        image_std=processor.image_std,
+    )
+
+
+def choose_tokenizer(
+    arguments: CLIPModelArguments, data: CaptionedImages, most_tokens: int
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that the arguments name, or one trained on the captions.
+
+    Raises:
+        ValueError: If it can't be opened, or lacks the end-of-text or padding token.
+    """
+    if not arguments.train_tokenizer:
+        name = arguments.tokenizer or PAPER_TOKENIZER
+        try:
+            tokenizer = open_pretrained(AutoTokenizer, name)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; where no tokenizer can be had, --train_tokenizer makes one from the captions"
+            ) from error
+        if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+            raise ValueError(f"--tokenizer {name} has no end-of-text or no padding token")
+        return tokenizer
+    if arguments.tokenizer is not None:
+        raise ValueError("give one of --tokenizer and --train_tokenizer")
+    return train_tokenizer(all_captions(data), arguments.vocab_size, most_tokens)
+
+
+def all_captions(data: CaptionedImages) -> Iterator[str]:
+    """Every caption; this reads a stream once."""
+    for captions in data.rows.select_columns("text"):
+        yield from captions["text"]

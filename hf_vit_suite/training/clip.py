@@ -1,18 +1,30 @@
-"""Pretraining CLIP (Radford et al. 2021, arXiv 2103.00020): pairs, two towers, Trainer, a folder for AutoModel.
+"""Pretraining CLIP (Radford et al. 2021, arXiv 2103.00020): its arguments, its Trainer and its recipe.
 
-`pretrain_clip` reads as its stages. The objective is in `models/modeling_clip.py` and `models/contrastive.py`.
+The objective is in `models/modeling_clip.py` and `models/contrastive.py`.
 """
 
-import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from datasets import IterableDataset
-from torch import Tensor
-from transformers import AutoModel, CLIPProcessor, PreTrainedModel, set_seed
+from huggingface_hub import ModelCard
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    CLIPProcessor,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.utils.generic import ModelOutput
 
 from ..data import (
     CaptionCollator,
@@ -21,21 +33,19 @@ from ..data import (
     apply_transform,
     captions_of_labels,
     count_cut_captions,
+    dataset_name,
     evaluation_transform,
     load_captioned_images,
     load_image_dataset,
     training_transform,
 )
-from ..evaluation.zero_shot import label_names, prompt_templates
 from ..hub import TWO_TOWERS
-from .calls import command_line, python_call
-from .checkpoints import prepare_output_dir, train
-from .command import parse
-from .contrastive import CLIPTrainer, CLIPTrainingArguments
-from .pretraining import defaults_of_digits, pretraining_report, pretraining_summary, save_pretrained_results
-from .results import check_reload
-from .towers import CLIPModelArguments, build_towers
-from .trainer import training_rows
+from ..inference.zero_shot import label_names, prompt_templates
+from .arguments import SuiteTrainingArguments, digits_defaults
+from .building import CLIPModelArguments, build_towers
+from .recipe import Recipe, ReloadCheck, Run, RunArguments
+from .results import pretraining_card, pretraining_curves, pretraining_report, pretraining_summary
+from .trainer import SuiteTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -44,48 +54,47 @@ CHECKED_PAIRS = 4
 
 @dataclass
 class CaptionDataArguments:
-    """Which images and captions."""
+    """Data options of CLIP."""
 
     dataset: str = field(
         default="digits",
         metadata={
-            "help": "A folder of images with metadata.csv (columns file_name and text), a parquet or webdataset path "
-            "or the name of a Hub data set; where it has a train split that alone is read. With --caption_templates "
-            "any images with labels, as for finetune."
+            "help": "folder of images with metadata.csv (columns file_name and text), a parquet or webdataset path or "
+            "a Hub data set; of several splits train alone is read. With --caption_templates images with labels"
         },
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the images; default found by type."})
+    image_column: str | None = field(default=None, metadata={"help": "column of the images; default found by type"})
     text_column: str | None = field(
-        default=None, metadata={"help": "Column of the captions, one or a list each; default found by its name."}
+        default=None, metadata={"help": "column of the captions, one or a list per image; default found by name"}
     )
     caption_templates: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Make captions of the labels' names: texts in which {} is the name, one drawn each time, or "
-            "imagenet for the CLIP paper's 80."
+            "help": "make captions of the labels' names: texts in which {} is the name, one drawn each time, or "
+            "imagenet for the 80 of the CLIP paper"
         },
     )
     labels: str | None = field(
-        default=None, metadata={"help": "Names of the labels in order, with commas between; default the data's own."}
+        default=None, metadata={"help": "label names in order, with commas between; default the data's own"}
     )
-    streaming: bool = field(default=False, metadata={"help": "Read the data while training; needs --max_steps."})
+    streaming: bool = field(default=False, metadata={"help": "read the data while training; needs --max_steps"})
     strict_images: bool = field(
         default=False,
-        metadata={"help": "Stop at unreadable images and missing captions instead of skipping them."},
+        metadata={"help": "stop at unreadable images and missing captions, else skip them"},
     )
 
 
 @dataclass
-class CLIPRecipeArguments:
-    """Augmentation; the paper crops randomly and does no more."""
+class CLIPMethodArguments:
+    """Augmentation; the paper uses random crops alone."""
 
-    crop_scale: float = field(default=0.9, metadata={"help": "Smallest share of the image that a crop keeps."})
+    crop_scale: float = field(default=0.9, metadata={"help": "smallest fraction of the image that a crop keeps"})
     horizontal_flip: float = field(
-        default=0.0, metadata={"help": "Probability of a horizontal flip; captions may tell left from right."}
+        default=0.0, metadata={"help": "probability of a horizontal flip; captions may name left and right"}
     )
 
 
-# What suits the data set that comes with the package; each value only where the user gives none.
+# Defaults for the data set that comes with the package.
 DIGITS_DEFAULTS = {
     "config_overrides": "vision_config.image_size=32,vision_config.patch_size=8,vision_config.hidden_size=128,"
     "vision_config.num_hidden_layers=4,vision_config.num_attention_heads=4,vision_config.intermediate_size=512,"
@@ -99,79 +108,110 @@ DIGITS_DEFAULTS = {
 }
 
 
-def job_defaults(given: argparse.Namespace) -> dict:
-    """Defaults that follow from the data; the command line wins over them."""
-    defaults = defaults_of_digits(given, DIGITS_DEFAULTS)
-    if given.model is not None or given.tokenizer is not None:
+@dataclass
+class CLIPTrainingArguments(SuiteTrainingArguments):
+    """TrainingArguments with the paper's recipe (tables 18 and 20): 32 epochs of AdamW."""
+
+    output_dir: str | None = field(default="outputs/clip", metadata={"help": "folder of the trained model"})
+    num_train_epochs: float = field(default=32.0, metadata={"help": "passes over the pairs"})
+    per_device_train_batch_size: int = field(
+        default=128,
+        metadata={"help": "pairs per device per step; each is contrasted with all others, so more is better"},
+    )
+    learning_rate: float = field(default=5e-4, metadata={"help": "peak learning rate; 4e-4 for a ViT-L in the paper"})
+    weight_decay: float = field(
+        default=0.2, metadata={"help": "weight decay of all weights but norms, biases and the temperature"}
+    )
+    adam_beta2: float = field(default=0.98, metadata={"help": "second beta of AdamW"})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "epsilon of AdamW"})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "drop the last, incomplete batch of an epoch"})
+    cached_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "pairs whose activations are kept at a time, so that any batch fits in memory; exact gradients, "
+            "one more forward pass; default all"
+        },
+    )
+    local_loss: bool = field(
+        default=True,
+        metadata={"help": "in distributed runs each process computes the loss of its own pairs; equal gradients"},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cached_batch_size is not None and self.cached_batch_size < 1:
+            raise ValueError(f"--cached_batch_size must be at least 1, got {self.cached_batch_size}")
+        if self.pairs_compared < 2:
+            raise ValueError(
+                "--per_device_train_batch_size 1: contrastive loss is 0 for a single pair: give a batch size of at "
+                "least 2"
+            )
+
+    @property
+    def pairs_compared(self) -> int:
+        """Pairs that are contrasted with each other: those of all processes, not of accumulated batches."""
+        return self.train_batch_size * self.world_size
+
+
+class CLIPTrainer(SuiteTrainer):
+    """Trainer of `SuiteCLIPModel`."""
+
+    args: CLIPTrainingArguments
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.refuse_data_parallel()
+        self.add_callback(ScaleClamp())
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, ModelOutput]:
+        """The model's loss over the pairs of every process."""
+        outputs = model(
+            **inputs,
+            return_loss=True,
+            cached_batch_size=self.args.cached_batch_size,
+            local_loss=self.args.local_loss,
+        )
+        if self.is_logged:
+            scale = self.accelerator.unwrap_model(model).logit_scale
+            self.noticed = {
+                "in_batch_accuracy": outputs.accuracy,
+                "temperature": torch.exp(-scale.detach()).to(outputs.accuracy.device),
+            }
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+class ScaleClamp(TrainerCallback):
+    """Keeps the inverse temperature at 100 or below after each step of the optimiser."""
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs
+    ) -> None:
+        model.clamp_scale()
+
+
+def job_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that follow from the data and from what is given for the towers."""
+    defaults = digits_defaults(given, DIGITS_DEFAULTS)
+    if given["model"] is not None or given["tokenizer"] is not None:
         defaults.pop("train_tokenizer", None)
+    if given["image_tower"] is not None and "config_overrides" in defaults:  # the tower brings its own config
+        defaults["config_overrides"] = ",".join(
+            part for part in defaults["config_overrides"].split(",") if not part.startswith("vision_config.")
+        )
     return defaults
 
 
-def run(arguments: Sequence[str]) -> None:
-    """`hf-vit-suite pretrain clip`."""
-    parsed = parse(
-        arguments,
-        "pretrain clip",
-        "Trains an image tower and a text tower on images with captions and leaves a folder that AutoModel opens.",
-        (CLIPModelArguments, CaptionDataArguments, CLIPRecipeArguments, CLIPTrainingArguments),
-        job_defaults,
-    )
-    report = pretrain_clip(*parsed, command=command_line("pretrain clip", arguments, parsed[-1].hub_token))
-    print(pretraining_summary(report))
-
-
-def pretrain_clip(
-    model_arguments: CLIPModelArguments,
-    data_arguments: CaptionDataArguments,
-    recipe: CLIPRecipeArguments,
-    training_arguments: CLIPTrainingArguments,
-    command: str | None = None,
-) -> dict:
-    """Trains CLIP and leaves a model folder at `training_arguments.output_dir`.
-
-    The folder holds weights, config, image processor, tokenizer and code, metrics.json, curves.png and a model card
-    README.md, beside Trainer's checkpoints.
-
-    Args:
-        model_arguments: Which model.
-        data_arguments: Which data.
-        recipe: How it learns.
-        training_arguments: Trainer's own.
-        command: The command line that the run came from, for the model card; default the call from Python.
-
-    Returns:
-        What metrics.json holds: metrics, images, captions that were cut, steps, parameters, seconds of training.
-
-    Raises:
-        ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
-            holds another model.
-    """
-    command = command or python_call("pretrain_clip", model_arguments, data_arguments, recipe, training_arguments)
-    training_arguments.keep_token_out_of_files()
-    resume_from = prepare_output_dir(training_arguments)
-    set_seed(training_arguments.seed)
-    with training_arguments.main_process_first(desc="loading data"):
-        data = load_pairs(data_arguments, training_arguments.seed)
-    check_batch(data, training_arguments)
-    model, processor = build_towers(model_arguments, data)
-    cut = notice_long_captions(data, model, processor)
-    trainer = build_trainer(model, processor, data, recipe, training_arguments)
-
-    seconds = train(trainer, resume_from)
-
-    report = pretraining_report(trainer, data, seconds) | {"cut_captions": cut}
-    if trainer.is_world_process_zero():
-        shown = first_pairs(data, model, processor)
-        save_pretrained_results(trainer, report, {}, data_arguments.dataset, command, TWO_TOWERS)
-        check_reload(
-            trainer,
-            report,
-            AutoModel,
-            lambda model: model(**{name: value.to(model.device) for name, value in shown.items()}).logits_per_image,
-        )
-    if training_arguments.push_to_hub:
-        trainer.push_to_hub()
-    return report
+def load_data(arguments: RunArguments) -> CaptionedImages:
+    """The pairs; enough of them for a batch."""
+    data = load_pairs(arguments.data, arguments.training.seed)
+    check_batch(data, arguments.training)
+    return data
 
 
 def load_pairs(arguments: CaptionDataArguments, seed: int) -> CaptionedImages:
@@ -188,8 +228,8 @@ def load_pairs(arguments: CaptionDataArguments, seed: int) -> CaptionedImages:
     if arguments.caption_templates is None:
         if arguments.labels is not None:
             raise ValueError("--labels names what --caption_templates makes captions of: give both")
-        # A row a caption trains as a pair a row, so that an epoch sees every caption. Two rows of a batch that show
-        # one image are then contrasted with each other, which CLIP's loss always risks.
+        # Rows that repeat an image with other captions stay separate pairs, so that an epoch sees every caption. Two
+        # such rows in a batch are then contrasted with each other, as in CLIP.
         return load_captioned_images(
             arguments.dataset, text_column=arguments.text_column, one_row_an_image=False, **shared
         )
@@ -201,7 +241,7 @@ def load_pairs(arguments: CaptionDataArguments, seed: int) -> CaptionedImages:
 
 
 def check_batch(data: CaptionedImages, arguments: CLIPTrainingArguments) -> None:
-    """Refuses a batch that the data can't fill."""
+    """Refuses a batch larger than the data."""
     if isinstance(data.rows, IterableDataset) or not arguments.dataloader_drop_last:
         return
     if len(data.rows) < arguments.pairs_compared:
@@ -211,45 +251,89 @@ def check_batch(data: CaptionedImages, arguments: CLIPTrainingArguments) -> None
         )
 
 
-def notice_long_captions(data: CaptionedImages, model: PreTrainedModel, processor: CLIPProcessor) -> int | None:
-    """Warns of captions that the model reads a part of only, and counts them; `None` for streams."""
+def count_truncated(data: CaptionedImages, model: PreTrainedModel, processor: CLIPProcessor) -> int | None:
+    """Counts the captions that the model truncates, and warns of them; `None` for streams."""
     if isinstance(data.rows, IterableDataset):
         return None
     most_tokens = model.config.text_config.max_position_embeddings
     cut = count_cut_captions(data.rows, processor.tokenizer, most_tokens)
     if cut:
-        logger.warning("%d captions have more than %d tokens: the rest of them is cut off", cut, most_tokens)
+        logger.warning("%d captions have more than %d tokens and are truncated", cut, most_tokens)
     return cut
 
 
-def build_trainer(
-    model: PreTrainedModel,
-    processor: CLIPProcessor,
-    data: CaptionedImages,
-    recipe: CLIPRecipeArguments,
-    arguments: CLIPTrainingArguments,
-) -> CLIPTrainer:
-    """The Trainer with randomly cropped images and one of each image's captions."""
+def text_length(model: PreTrainedModel) -> int:
+    """Tokens that the text tower reads."""
+    return model.config.text_config.max_position_embeddings
+
+
+def augmentation(run: Run) -> CaptionedImageTransform:
+    """Randomly cropped images, each with one of its captions; counts the captions that are truncated."""
+    method = run.arguments.method
+    run.measured = count_truncated(run.data, run.model, run.processor)
     augment = training_transform(
-        processor.image_processor, crop_scale=(recipe.crop_scale, 1.0), horizontal_flip=recipe.horizontal_flip
+        run.processor.image_processor,
+        crop_scale=(method.crop_scale, 1.0),
+        horizontal_flip=method.horizontal_flip,
     )
-    text_config = model.config.text_config
-    transform = CaptionedImageTransform(augment, processor.tokenizer, text_config.max_position_embeddings)
-    return CLIPTrainer(
-        model=model,
-        args=arguments,
-        data_collator=CaptionCollator(text_config.pad_token_id),
-        train_dataset=training_rows(data.rows, transform, arguments),
-        processing_class=processor,
-    )
+    return CaptionedImageTransform(augment, run.processor.tokenizer, text_length(run.model))
 
 
-def first_pairs(data: CaptionedImages, model: PreTrainedModel, processor: CLIPProcessor) -> dict[str, Tensor]:
+def collator(run: Run) -> CaptionCollator:
+    """Pads the texts of a batch."""
+    return CaptionCollator(run.model.config.text_config.pad_token_id)
+
+
+def first_pairs(run: Run) -> dict[str, Tensor]:
     """The first pairs, not augmented, as the model's arguments."""
-    text_config = model.config.text_config
     transform = CaptionedImageTransform(
-        evaluation_transform(processor.image_processor), processor.tokenizer, text_config.max_position_embeddings
+        evaluation_transform(run.processor.image_processor), run.processor.tokenizer, text_length(run.model)
     )
     with torch.random.fork_rng(devices=[]):
-        rows = list(islice(apply_transform(data.rows, transform), CHECKED_PAIRS))
-    return CaptionCollator(text_config.pad_token_id)(rows)
+        rows = list(islice(apply_transform(run.data.rows, transform), CHECKED_PAIRS))
+    return collator(run)(rows)
+
+
+def report(run: Run) -> dict:
+    """Metrics, and the number of truncated captions."""
+    return pretraining_report(run.trainer, run.data) | {"cut_captions": run.measured}
+
+
+def figures(run: Run) -> dict[str, Callable[[], Figure]]:
+    """Curves."""
+    return {"curves.png": partial(pretraining_curves, run.trainer.state.log_history)}
+
+
+def card(run: Run, report: dict, figures: Sequence[str]) -> ModelCard:
+    """The model card of the two towers."""
+    dataset = dataset_name(run.arguments.data.dataset)
+    return pretraining_card(run.trainer, report, figures, dataset, run.arguments.call, TWO_TOWERS)
+
+
+def reload_check(run: Run) -> ReloadCheck:
+    """Similarities of the first pairs."""
+    pairs = first_pairs(run)
+
+    def similarities(model: PreTrainedModel) -> Tensor:
+        return model(**{name: value.to(model.device) for name, value in pairs.items()}).logits_per_image
+
+    return ReloadCheck(AutoModel, similarities)
+
+
+CLIP = Recipe(
+    name="pretrain clip",
+    description="Trains an image tower and a text tower on captioned images and leaves a folder that AutoModel opens.",
+    kinds=(CLIPModelArguments, CaptionDataArguments, CLIPMethodArguments, CLIPTrainingArguments),
+    job_defaults=job_defaults,
+    load_data=load_data,
+    build_model=build_towers,
+    training_split=lambda data: data.rows,
+    transform=augmentation,
+    collate=collator,
+    trainer_class=CLIPTrainer,
+    report=report,
+    figures=figures,
+    card=card,
+    reload_check=reload_check,
+    summary=pretraining_summary,
+)

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from ..data import input_size
-from ..opening import open_pretrained
-from ..scores import require_one_label
+from ..inference.opening import open_pretrained
+from ..inference.scores import require_one_label
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, kind: str, temperature: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..files import staged_file
+from ..output import staged_file
 
 EMA_FILE = "ema.safetensors"
 

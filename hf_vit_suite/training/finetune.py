@@ -1,186 +1,423 @@
-"""Fine-tuning an image classifier: data, model, Trainer, figures, and a folder that AutoModel opens.
+"""Fine-tuning an image classifier: its arguments, its Trainer and its recipe."""
 
-`finetune` reads as its stages. What a stage does is beside it; what Trainer does is transformers'.
-"""
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
 
-from collections.abc import Sequence
-
+import torch
+import torch.nn.functional as F
 from datasets import IterableDataset
-from transformers import (
-    AutoModelForImageClassification,
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    TrainerCallback,
-    set_seed,
-)
+from huggingface_hub import ModelCard
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import PredictionOutput
 
+from ..config_overrides import overrides_as_text
 from ..data import (
     ImageMixer,
     ImageTransform,
     LabelledImages,
     apply_transform,
     collate_images,
+    dataset_name,
     evaluation_transform,
     load_image_dataset,
     training_transform,
 )
-from .arguments import DataArguments, FinetuneTrainingArguments, ModelArguments, RecipeArguments, job_defaults
-from .building import build_model
-from .calls import command_line, python_call
-from .checkpoints import TRAINER_STATE, prepare_output_dir, train
-from .command import parse
-from .distillation import Teacher
+from ..evaluation.classification import classification_metrics, cross_entropy
+from ..evaluation.plots import confusion_figure
+from ..explain import classifier_attention_figure
+from ..hub import ClassifierFacts, classifier_card
+from ..inference.opening import is_pretrained_encoder, open_pretrained
+from .arguments import SuiteTrainingArguments
+from .building import ClassifierArguments, build_classifier
+from .checkpoints import TRAINER_STATE
+from .distillation import Teacher, distillation_loss
 from .ema import EMA_FILE, WeightAverage
-from .metrics import classification_metrics, cross_entropy
-from .results import check_reload, first_test_images, save_results
-from .trainer import ClassificationTrainer, first_output, training_rows
+from .recipe import Recipe, ReloadCheck, Run, RunArguments
+from .results import model_name, training_curves, training_sentence
+from .trainer import SuiteTrainer, layer_decay_groups
 
-# How many test images the reopened model is compared on.
 RELOADED_IMAGES = 64
+FIGURE_IMAGES = 4
 
 
-def run(arguments: Sequence[str]) -> None:
-    """`hf-vit-suite finetune`."""
-    parsed = parse(
-        arguments,
-        "finetune",
-        "Fine-tunes an image classifier and leaves a folder that AutoModel opens.",
-        (ModelArguments, DataArguments, RecipeArguments, FinetuneTrainingArguments),
-        job_defaults,
+@dataclass
+class LabelledDataArguments:
+    """Data options of fine-tuning."""
+
+    dataset: str = field(
+        default="digits",
+        metadata={"help": "digits, an image folder, a parquet or webdataset path, or a Hub data set"},
     )
-    report = finetune(*parsed, command=command_line("finetune", arguments, parsed[-1].hub_token))
-    print(f"test accuracy {report['metrics']['test']['accuracy']:.4f} on {report['images']['test']} images")
+    image_column: str | None = field(default=None, metadata={"help": "column of the images; default found by type"})
+    label_column: str | None = field(default=None, metadata={"help": "column of the labels; default found by type"})
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "fraction of the training images split off if there is no validation split"}
+    )
+    test_fraction: float = field(
+        default=0.1, metadata={"help": "fraction of the training images split off if there is no test split"}
+    )
+    streaming: bool = field(default=False, metadata={"help": "read the data while training; needs --max_steps"})
+    strict_images: bool = field(default=False, metadata={"help": "stop at unreadable images, else skip them"})
 
 
-def finetune(
-    model_arguments: ModelArguments,
-    data_arguments: DataArguments,
-    recipe: RecipeArguments,
-    training_arguments: FinetuneTrainingArguments,
-    command: str | None = None,
-) -> dict:
-    """Trains a classifier and leaves a model folder at `training_arguments.output_dir`.
+@dataclass
+class FinetuneMethodArguments:
+    """Augmentation, regularisation and distillation; 0 turns an option off."""
 
-    The folder holds weights, config, image processor and code, metrics.json, curves.png, confusion_matrix.png,
-    attention.png (for models of the suite) and a model card README.md, beside Trainer's checkpoints.
+    random_resized_crop: bool = field(default=True, metadata={"help": "crop a random part with a random aspect"})
+    crop_scale: float = field(default=0.08, metadata={"help": "smallest fraction of the image that a crop keeps"})
+    horizontal_flip: float = field(default=0.5, metadata={"help": "probability of a horizontal flip"})
+    rand_augment: int = field(default=0, metadata={"help": "magnitude of RandAugment, up to 30; 9 in DeiT"})
+    random_erasing: float = field(default=0.0, metadata={"help": "probability of erasing a rectangle; 0.25 in DeiT"})
+    mixup: float = field(default=0.0, metadata={"help": "alpha of mixup; 0.8 in DeiT"})
+    cutmix: float = field(default=0.0, metadata={"help": "alpha of cutmix; 1.0 in DeiT"})
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "factor of the learning rate per layer, from last to first; 0.75 in MAE"},
+    )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={"help": "decay of a moving average of the weights, which is then kept"},
+    )
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "evaluations without improvement before stopping"}
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "classifier to distil from, a folder or a Hub name"},
+    )
+    distillation: Literal["hard", "soft"] = field(default="hard", metadata={"help": "hard or soft, as in DeiT"})
+    distillation_alpha: float = field(default=0.5, metadata={"help": "weight of the teacher's part of the loss"})
+    distillation_temperature: float = field(default=3.0, metadata={"help": "temperature of soft distillation"})
+
+
+@dataclass
+class FinetuneTrainingArguments(SuiteTrainingArguments):
+    """TrainingArguments with the defaults of fine-tuning vision transformers."""
+
+    output_dir: str | None = field(default="outputs/finetune", metadata={"help": "folder of the trained model"})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "evaluation images per device per step"})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "passes over the training images"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "when to evaluate: no, steps or epoch"})
+    load_best_model_at_end: bool | None = field(
+        default=None, metadata={"help": "keep the best checkpoint, not the last; default where each one is evaluated"}
+    )
+    metric_for_best_model: str | None = field(default="accuracy", metadata={"help": "metric of the best checkpoint"})
+
+    def __post_init__(self):
+        is_derived = self.load_best_model_at_end is None
+        self.load_best_model_at_end = bool(self.load_best_model_at_end)
+        super().__post_init__()
+        if is_derived:
+            self.load_best_model_at_end = self.evaluates_each_checkpoint
+
+    @property
+    def evaluates_each_checkpoint(self) -> bool:
+        """Whether every saved checkpoint has an evaluation, without which none of them is the best."""
+        if self.save_strategy != self.eval_strategy or self.save_strategy == "no":
+            return False
+        # Below 1 they are fractions of all steps.
+        return self.save_strategy != "steps" or round(1e6 * self.save_steps) % round(1e6 * self.eval_steps) == 0
+
+
+# Peak learning rates of AdamW at the default batch size, by what is trained.
+LEARNING_RATES = {"scratch": 5e-4, "checkpoint": 1e-4, "linear_probe": 1e-2, "lora": 1e-3}
+
+# From an encoder pretrained without labels (MAE, table 9): 1e-3 x 64 / 256, decayed by layer.
+PRETRAINED_DEFAULTS = {"learning_rate": 2.5e-4, "layer_decay": 0.75}
+
+# Defaults for the data set that comes with the package.
+DATASET_DEFAULTS = {
+    "digits": {
+        # Digits are 8 x 8 pixels, so a small network is enough, and a mirrored digit is no digit.
+        "preset": "vit_tiny_patch16_224",
+        "config_overrides": "image_size=32,patch_size=8,num_hidden_layers=6",
+        "horizontal_flip": 0.0,
+        "crop_scale": 0.6,
+        "rand_augment": 6,
+        "num_train_epochs": 60.0,
+    }
+}
+
+
+def job_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that follow from the data and from what is trained."""
+    known = given["dataset"] if isinstance(given["dataset"], str) else None
+    defaults = dict(DATASET_DEFAULTS.get(known, {}))
+    if given["model"] is not None or given["preset"] is not None:
+        for name in ("preset", "config_overrides"):
+            defaults.pop(name, None)
+    modes = {"linear_probe": given["linear_probe"], "lora": given["lora"], "checkpoint": given["model"] is not None}
+    mode = next((mode for mode, is_chosen in modes.items() if is_chosen), "scratch")
+    defaults["learning_rate"] = LEARNING_RATES[mode]
+    if (
+        mode == "checkpoint"
+        and given["preset"] is None
+        and is_pretrained_encoder(open_pretrained(AutoConfig, given["model"]))
+    ):
+        defaults |= PRETRAINED_DEFAULTS
+    return defaults
+
+
+class ClassificationTrainer(SuiteTrainer):
+    """Trainer of image classifiers.
 
     Args:
-        model_arguments: Which model.
-        data_arguments: Which data.
-        recipe: How it learns.
-        training_arguments: Trainer's own.
-        command: The command line that the run came from, for the model card; default the call from Python.
+        method: Layer decay and distillation.
+        mixer: Mixup and cutmix of training batches.
+        teacher: Classifier to distil from, or `None`.
+        average: Moving average of the weights, with which evaluation runs, or `None`.
+        **kwargs: Trainer's own.
+    """
 
-    Returns:
-        What metrics.json holds: metrics and image counts by split, parameters, seconds of training.
+    decays_tokens = False
+
+    def __init__(
+        self,
+        method: FinetuneMethodArguments,
+        mixer: ImageMixer,
+        teacher: Teacher | None = None,
+        average: WeightAverage | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.method = method
+        self.mixer = mixer
+        self.teacher = teacher.to(self.args.device) if teacher is not None else None
+        self.average = average
+        if average is not None:
+            self.add_callback(average)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.method.layer_decay != 1:
+            optimizer.param_groups = layer_decay_groups(
+                model or self.model, optimizer.param_groups, self.args.learning_rate, self.method.layer_decay
+            )
+        return optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, ImageClassifierOutput]:
+        """Cross-entropy with class numbers or mixed labels, and in training the teacher's part."""
+        pixel_values, labels = inputs["pixel_values"], inputs["labels"]
+        if model.training:
+            # Mixing here, not in the data loader, draws from the random state that checkpoints keep.
+            pixel_values, labels = self.mixer(pixel_values, labels)
+        outputs = model(pixel_values)
+        if not model.training:
+            loss = F.cross_entropy(outputs.logits, labels)
+        elif self.teacher is None:
+            loss = self.label_loss(outputs.logits, labels)
+        else:
+            loss = self.distilled_loss(outputs, self.teacher(pixel_values), labels)
+        return (loss, outputs) if return_outputs else loss
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, smoothed by `label_smoothing_factor`; a scalar."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
+
+    def distilled_loss(self, outputs: ImageClassifierOutput, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        """DeiT's objective: the class head learns the labels, the distillation head the teacher."""
+        class_logits = distillation_logits = outputs.logits
+        if getattr(outputs, "distillation_logits", None) is not None:
+            class_logits, distillation_logits = outputs.class_logits, outputs.distillation_logits
+        of_teacher = distillation_loss(
+            distillation_logits, teacher_logits, self.method.distillation, self.method.distillation_temperature
+        )
+        alpha = self.method.distillation_alpha
+        return (1 - alpha) * self.label_loss(class_logits, labels) + alpha * of_teacher
+
+    def evaluation_loop(self, *args, **kwargs):
+        in_use = self.average.in_use(self.model) if self.average is not None else nullcontext()
+        with in_use:
+            return super().evaluation_loop(*args, **kwargs)
+
+
+def first_output(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    """The logits among a model's outputs, for Trainer's `preprocess_logits_for_metrics`."""
+    return logits[0] if isinstance(logits, tuple) else logits
+
+
+def load_labelled(arguments: RunArguments) -> LabelledImages:
+    """The three splits of the data."""
+    data = arguments.data
+    return load_image_dataset(
+        data.dataset,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        seed=arguments.training.seed,
+        streaming=data.streaming,
+        strict_images=data.strict_images,
+    )
+
+
+def augmentation(run: Run) -> ImageTransform:
+    """Augments training images."""
+    method = run.arguments.method
+    return ImageTransform(
+        training_transform(
+            run.processor,
+            random_resized_crop=method.random_resized_crop,
+            crop_scale=(method.crop_scale, 1.0),
+            horizontal_flip=method.horizontal_flip,
+            rand_augment=method.rand_augment,
+            random_erasing=method.random_erasing,
+        )
+    )
+
+
+def trainer_options(run: Run) -> dict[str, Any]:
+    """Evaluation data and metrics, mixing, teacher and average."""
+    method, data = run.arguments.method, run.data
+    return {
+        "method": method,
+        "mixer": ImageMixer(len(data.label_names), method.mixup, method.cutmix),
+        "teacher": Teacher(method.teacher, data.label_names, run.processor) if method.teacher is not None else None,
+        "average": WeightAverage(method.ema_decay, run.resume_from) if method.ema_decay else None,
+        "eval_dataset": apply_transform(
+            data.splits["validation"], ImageTransform(evaluation_transform(run.processor))
+        ),
+        "compute_metrics": classification_metrics,
+        "preprocess_logits_for_metrics": first_output,
+    }
+
+
+def callbacks(run: Run) -> list[TrainerCallback]:
+    """Early stopping.
 
     Raises:
-        ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
-            holds another model.
+        ValueError: If no checkpoint is the best one.
     """
-    command = command or python_call("finetune", model_arguments, data_arguments, recipe, training_arguments)
-    training_arguments.keep_token_out_of_files()
-    resume_from = prepare_output_dir(training_arguments, EMA_FILE if recipe.ema_decay else TRAINER_STATE)
-    set_seed(training_arguments.seed)
-    with training_arguments.main_process_first(desc="loading data"):
-        data = load_image_dataset(
-            data_arguments.dataset,
-            image_column=data_arguments.image_column,
-            label_column=data_arguments.label_column,
-            validation_fraction=data_arguments.validation_fraction,
-            test_fraction=data_arguments.test_fraction,
-            seed=training_arguments.seed,
-            streaming=data_arguments.streaming,
-            strict_images=data_arguments.strict_images,
+    patience = run.arguments.method.early_stopping_patience
+    if not patience:
+        return []
+    if not run.arguments.training.load_best_model_at_end:
+        raise ValueError(
+            "--early_stopping_patience keeps the best checkpoint, so each must be evaluated: give --save_strategy and "
+            "--eval_strategy the same value, epoch or steps"
         )
-    model, processor = build_model(model_arguments, data.label_names)
-    trainer = build_trainer(model, processor, data, recipe, training_arguments, resume_from)
-
-    seconds = train(trainer, resume_from)
-    merge_adapters(trainer)
-
-    report, predictions = evaluate(trainer, data)
-    report["seconds_of_training"] = seconds
-    if trainer.is_world_process_zero():
-        save_results(trainer, data, model_arguments, data_arguments, report, predictions, command)
-        pixel_values = first_test_images(trainer, data, RELOADED_IMAGES)
-        check_reload(
-            trainer, report, AutoModelForImageClassification, lambda model: model(pixel_values.to(model.device)).logits
-        )
-    if training_arguments.push_to_hub:
-        trainer.push_to_hub()
-    return report
+    return [EarlyStoppingCallback(patience)]
 
 
-def build_trainer(
-    model: PreTrainedModel,
-    processor,
-    data: LabelledImages,
-    recipe: RecipeArguments,
-    arguments: FinetuneTrainingArguments,
-    resume_from: str | None,
-) -> ClassificationTrainer:
-    """The Trainer with transformed data and the recipe's parts."""
-    augment = training_transform(
-        processor,
-        random_resized_crop=recipe.random_resized_crop,
-        crop_scale=(recipe.crop_scale, 1.0),
-        horizontal_flip=recipe.horizontal_flip,
-        rand_augment=recipe.rand_augment,
-        random_erasing=recipe.random_erasing,
-    )
-    callbacks: list[TrainerCallback] = []
-    if recipe.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
-    return ClassificationTrainer(
-        recipe=recipe,
-        mixer=ImageMixer(len(data.label_names), recipe.mixup, recipe.cutmix),
-        teacher=Teacher(recipe.teacher, data.label_names, processor) if recipe.teacher is not None else None,
-        average=WeightAverage(recipe.ema_decay, resume_from) if recipe.ema_decay else None,
-        model=model,
-        args=arguments,
-        data_collator=collate_images,
-        train_dataset=training_rows(data.splits["train"], ImageTransform(augment), arguments),
-        eval_dataset=apply_transform(data.splits["validation"], ImageTransform(evaluation_transform(processor))),
-        processing_class=processor,
-        compute_metrics=classification_metrics,
-        preprocess_logits_for_metrics=first_output,
-        callbacks=callbacks,
-    )
-
-
-def merge_adapters(trainer: ClassificationTrainer) -> None:
-    """Folds LoRA adapters into the weights, so that the folder opens without peft."""
-    if hasattr(trainer.model, "merge_and_unload"):
+def report(run: Run) -> dict:
+    """Merges adapters, then measures the validation and test images."""
+    trainer, data = run.trainer, run.data
+    if hasattr(trainer.model, "merge_and_unload"):  # so that the folder opens without peft
         trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
-
-
-def evaluate(trainer: ClassificationTrainer, data: LabelledImages) -> tuple[dict, PredictionOutput]:
-    """Metrics of the validation and test images, and the test predictions."""
-    transform = ImageTransform(evaluation_transform(trainer.processing_class))
+    transform = ImageTransform(evaluation_transform(run.processor))
     outputs = {
         split: trainer.predict(apply_transform(data.splits[split], transform), metric_key_prefix=split)
         for split in ("validation", "test")
     }
-    metrics = {
-        split: {
-            name: output.metrics[f"{split}_{name}"]
-            for name in ("accuracy", "top5_accuracy", "f1_macro")
-            if f"{split}_{name}" in output.metrics
-        }
-        | {"loss": cross_entropy(output)}
-        for split, output in outputs.items()
-    }
+    run.measured = outputs["test"]
     images = {split: len(output.label_ids) for split, output in outputs.items()}
     if not isinstance(data.splits["train"], IterableDataset):
         images["train"] = len(data.splits["train"])
-    report = {
-        "metrics": metrics,
+    return {
+        "metrics": {split: split_metrics(output, split) for split, output in outputs.items()},
         "images": images,
         "skipped_images": data.skipped,
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
         "parameters": trainer.model.num_parameters(),
     }
-    return report, outputs["test"]
+
+
+def split_metrics(output: PredictionOutput, split: str) -> dict[str, float]:
+    """Metrics of a split's predictions."""
+    names = ("accuracy", "top5_accuracy", "f1_macro")
+    measured = {name: output.metrics[f"{split}_{name}"] for name in names if f"{split}_{name}" in output.metrics}
+    return measured | {"loss": cross_entropy(output)}
+
+
+def first_test_images(run: Run, number: int) -> Tensor:
+    """The first test images, `[images, channels, height, width]`, normalised."""
+    transform = ImageTransform(evaluation_transform(run.processor))
+    rows = islice(apply_transform(run.data.splits["test"], transform), number)
+    return torch.stack([row["pixel_values"] for row in rows])
+
+
+def figures(run: Run) -> dict[str, Callable[[], Figure]]:
+    """Curves, confusion matrix and, for the suite's models, attention."""
+    labels, predicted = run.measured.label_ids, run.measured.predictions.argmax(axis=-1)
+    drawn = {
+        "curves.png": partial(training_curves, run.trainer.state.log_history),
+        "confusion_matrix.png": partial(confusion_figure, labels, predicted, run.data.label_names),
+    }
+    if hasattr(run.trainer.model.config, "num_prefix_tokens"):
+        drawn["attention.png"] = partial(attention_on_test_images, run)
+    return drawn
+
+
+def attention_on_test_images(run: Run) -> Figure:
+    """The last layer's attention on a few test images."""
+    model = run.trainer.model.eval()
+    pixel_values = first_test_images(run, FIGURE_IMAGES).to(model.device)
+    return classifier_attention_figure(model, pixel_values, run.processor)
+
+
+def card(run: Run, report: dict, figures: Sequence[str]) -> ModelCard:
+    """The classifier's model card."""
+    trainer, model = run.trainer, run.arguments.model
+    architecture = model.preset or type(trainer.model).__name__
+    if model.config_overrides is not None:
+        architecture += f" with {overrides_as_text(model.config_overrides)}"
+    facts = ClassifierFacts(
+        name=model_name(trainer),
+        base=model.model,
+        architecture=f"{architecture} ({report['parameters'] / 1e6:.2g} M parameters)",
+        dataset=dataset_name(run.arguments.data.dataset),
+        label_names=run.data.label_names,
+        images=report["images"],
+        metrics=report["metrics"],
+        skipped=len(run.data.skipped),
+        command=run.arguments.call,
+        training=training_sentence(trainer, report, trainer.args.train_batch_size),
+        figures=figures,
+    )
+    return classifier_card(facts)
+
+
+def reload_check(run: Run) -> ReloadCheck:
+    """Logits of test images."""
+    pixel_values = first_test_images(run, RELOADED_IMAGES)
+    return ReloadCheck(AutoModelForImageClassification, lambda model: model(pixel_values.to(model.device)).logits)
+
+
+FINETUNE = Recipe(
+    name="finetune",
+    description="Fine-tunes an image classifier and leaves a folder that AutoModel opens.",
+    kinds=(ClassifierArguments, LabelledDataArguments, FinetuneMethodArguments, FinetuneTrainingArguments),
+    job_defaults=job_defaults,
+    load_data=load_labelled,
+    build_model=lambda arguments, data: build_classifier(arguments, data.label_names),
+    training_split=lambda data: data.splits["train"],
+    transform=augmentation,
+    collate=lambda run: collate_images,
+    trainer_class=ClassificationTrainer,
+    trainer_options=trainer_options,
+    callbacks=callbacks,
+    report=report,
+    figures=figures,
+    card=card,
+    reload_check=reload_check,
+    summary=lambda report: (
+        f"test accuracy {report['metrics']['test']['accuracy']:.4f} on {report['images']['test']} images"
+    ),
+    last_written=lambda method: EMA_FILE if method.ema_decay else TRAINER_STATE,
+)

@@ -1,45 +1,44 @@
-"""Pretraining a masked autoencoder (He et al. 2021, arXiv 2111.06377): data, model, Trainer, a folder for AutoModel.
+"""Pretraining a masked autoencoder (He et al. 2021, arXiv 2111.06377): its arguments and its recipe.
 
-`pretrain_mae` reads as its stages. The objective is in `models/modeling_mae.py`; what Trainer does is transformers'.
+The objective is in `models/modeling_mae.py`.
 """
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import default_collate
-from transformers import AutoModelForPreTraining, PreTrainedModel, ViTImageProcessor, set_seed
+from transformers import (
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import TensorBoardCallback
 
 from ..data import (
     MaskedImageTransform,
-    UnlabelledImages,
     apply_transform,
+    dataset_name,
     evaluation_transform,
     training_transform,
 )
 from ..explain import reconstruction_figure
 from ..models.configuration_mae import SuiteMAEConfig
-from .calls import command_line, python_call
-from .checkpoints import prepare_output_dir, train
-from .command import parse
-from .pretraining import (
-    PretrainingArguments,
-    PretrainingModelArguments,
-    UnlabelledDataArguments,
-    build_pretraining_model,
-    defaults_of_digits,
-    load_pretraining_images,
-    pretraining_report,
-    pretraining_summary,
-    save_pretrained_results,
-)
-from .previews import ReconstructionPreview
-from .results import check_reload
-from .trainer import SuiteTrainer, training_rows
+from ..output import write_figures
+from .arguments import PretrainingArguments, PretrainingModelArguments, UnlabelledDataArguments, digits_defaults
+from .building import build_pretraining_model
+from .recipe import Recipe, ReloadCheck, Run
+from .results import pretraining_card, pretraining_curves, pretraining_report, pretraining_summary
 
 DEFAULT_PRESET = "mae_vit_base"
 PREVIEW_IMAGES = 4
@@ -47,25 +46,26 @@ PREVIEW_IMAGES = 4
 
 @dataclass
 class MAEModelArguments(PretrainingModelArguments):
-    """Which masked autoencoder."""
+    """Model options of MAE."""
 
     mask_ratio: float | None = field(
-        default=None, metadata={"help": "Share of the patches that are masked; default the model's own, 0.75."}
+        default=None, metadata={"help": "fraction of the patches that are masked; default the model's own, 0.75"}
     )
     norm_pix_loss: bool | None = field(
         default=None,
-        metadata={"help": "Predict each patch's normalised pixels; default true, and with --model the model's own."},
+        metadata={"help": "predict normalised pixels of each patch; default true, with --model the model's own"},
     )
 
 
 @dataclass
-class MAERecipeArguments:
-    """Augmentation and pictures."""
+class MAEMethodArguments:
+    """Augmentation and previews."""
 
-    crop_scale: float = field(default=0.2, metadata={"help": "Smallest share of the image that a crop keeps."})
-    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
+    crop_scale: float = field(default=0.2, metadata={"help": "smallest fraction of the image that a crop keeps"})
+    horizontal_flip: float = field(default=0.5, metadata={"help": "probability of a horizontal flip"})
     preview_steps: int = field(
-        default=1000, metadata={"help": "Steps between two pictures of image, mask and reconstruction; 0 is none."}
+        default=1000,
+        metadata={"help": "steps between two figures of reconstructions; 0 is none"},
     )
 
 
@@ -73,12 +73,12 @@ class MAERecipeArguments:
 class MAETrainingArguments(PretrainingArguments):
     """TrainingArguments with the paper's recipe (appendix A.1, table 8): 800 epochs of which 40 warm up."""
 
-    output_dir: str | None = field(default="outputs/mae", metadata={"help": "Folder of the trained model."})
-    num_train_epochs: float = field(default=800.0, metadata={"help": "Passes over the images."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Second beta of AdamW."})
+    output_dir: str | None = field(default="outputs/mae", metadata={"help": "folder of the trained model"})
+    num_train_epochs: float = field(default=800.0, metadata={"help": "passes over the images"})
+    adam_beta2: float = field(default=0.95, metadata={"help": "second beta of AdamW"})
 
 
-# What suits the data set that comes with the package; each value only where the user gives none.
+# Defaults for the data set that comes with the package.
 DIGITS_DEFAULTS = {
     "config_overrides": "image_size=32,patch_size=4,hidden_size=128,num_hidden_layers=4,num_attention_heads=4,"
     "intermediate_size=512,decoder_hidden_size=64,decoder_num_hidden_layers=2,decoder_num_attention_heads=4,"
@@ -91,107 +91,116 @@ DIGITS_DEFAULTS = {
 }
 
 
-def job_defaults(given: argparse.Namespace) -> dict:
-    """Defaults that follow from the data; the command line wins over them."""
-    return defaults_of_digits(given, DIGITS_DEFAULTS)
-
-
-def run(arguments: Sequence[str]) -> None:
-    """`hf-vit-suite pretrain mae`."""
-    parsed = parse(
-        arguments,
-        "pretrain mae",
-        "Pretrains a masked autoencoder without labels and leaves a folder that AutoModel opens.",
-        (MAEModelArguments, UnlabelledDataArguments, MAERecipeArguments, MAETrainingArguments),
-        job_defaults,
-    )
-    report = pretrain_mae(*parsed, command=command_line("pretrain mae", arguments, parsed[-1].hub_token))
-    print(pretraining_summary(report))
-
-
-def pretrain_mae(
-    model_arguments: MAEModelArguments,
-    data_arguments: UnlabelledDataArguments,
-    recipe: MAERecipeArguments,
-    training_arguments: MAETrainingArguments,
-    command: str | None = None,
-) -> dict:
-    """Pretrains a masked autoencoder and leaves a model folder at `training_arguments.output_dir`.
-
-    The folder holds weights, config, image processor and code, metrics.json, curves.png, reconstruction.png, pictures
-    by step in `previews/` and a model card README.md, beside Trainer's checkpoints.
+class ReconstructionPreview(TrainerCallback):
+    """Draws the reconstruction of the same images every few steps, into `previews/` and TensorBoard.
 
     Args:
-        model_arguments: Which model.
-        data_arguments: Which data.
-        recipe: How it learns.
-        training_arguments: Trainer's own.
-        command: The command line that the run came from, for the model card; default the call from Python.
-
-    Returns:
-        What metrics.json holds: loss, images, steps, parameters, seconds of training.
-
-    Raises:
-        ValueError: If the arguments don't fit together, the data or the checkpoint don't suit, or the output folder
-            holds another model.
+        trainer: Trains the model.
+        pixel_values: `[images, channels, height, width]`, normalised.
+        noise: `[images, patches]`, which determines the masks.
+        preview_steps: Steps between two figures.
     """
-    command = command or python_call("pretrain_mae", model_arguments, data_arguments, recipe, training_arguments)
-    training_arguments.keep_token_out_of_files()
-    resume_from = prepare_output_dir(training_arguments)
-    set_seed(training_arguments.seed)
-    with training_arguments.main_process_first(desc="loading data"):
-        data = load_pretraining_images(data_arguments)
-    model, processor = build_pretraining_model(
-        model_arguments, SuiteMAEConfig, DEFAULT_PRESET, {"norm_pix_loss": True}
-    )
-    trainer = build_trainer(model, processor, data, recipe, training_arguments)
-    shown, noise = preview_batch(data, processor, model.config.patch_size)
-    if recipe.preview_steps:
-        trainer.add_callback(ReconstructionPreview(trainer, shown, noise, recipe.preview_steps))
 
-    seconds = train(trainer, resume_from)
+    def __init__(self, trainer: Trainer, pixel_values: Tensor, noise: Tensor, preview_steps: int):
+        self.trainer = trainer
+        self.pixel_values = pixel_values
+        self.noise = noise
+        self.preview_steps = preview_steps
 
-    report = pretraining_report(trainer, data, seconds)
-    if trainer.is_world_process_zero():
-        model = trainer.model.eval()
-        figure = partial(reconstruction_figure, model, shown.to(model.device), noise.to(model.device), processor)
-        save_pretrained_results(trainer, report, {"reconstruction.png": figure}, data_arguments.dataset, command)
-        check_reload(
-            trainer,
-            report,
-            AutoModelForPreTraining,
-            lambda model: model(shown.to(model.device), noise=noise.to(model.device)).logits,
-        )
-    if training_arguments.push_to_hub:
-        trainer.push_to_hub()
-    return report
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if state.global_step % self.preview_steps or not state.is_world_process_zero:
+            return
+        folder, step = Path(args.output_dir, "previews"), state.global_step
+        write_figures(folder, {f"step-{step:08d}.png": lambda: self.draw(step)}, dpi=100)
+
+    def draw(self, step: int) -> Figure:
+        """The figure of a step, which is also added to TensorBoard."""
+        model = self.trainer.model.eval()
+        try:
+            device = model.device
+            figure = reconstruction_figure(
+                model, self.pixel_values.to(device), self.noise.to(device), self.trainer.processing_class
+            )
+        finally:
+            model.train()
+        if (writer := tensorboard_writer(self.trainer)) is not None:
+            writer.add_figure("reconstruction", figure, step)
+        return figure
 
 
-def build_trainer(
-    model: PreTrainedModel,
-    processor: ViTImageProcessor,
-    data: UnlabelledImages,
-    recipe: MAERecipeArguments,
-    arguments: MAETrainingArguments,
-) -> SuiteTrainer:
-    """The Trainer with randomly cropped, mirrored and masked images."""
+def tensorboard_writer(trainer: Trainer):
+    """The `SummaryWriter` of Trainer's log, or `None`."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            return callback.tb_writer
+    return None
+
+
+def augmentation(run: Run) -> MaskedImageTransform:
+    """Crops, mirrors and masks training images."""
+    method = run.arguments.method
     augment = training_transform(
-        processor, crop_scale=(recipe.crop_scale, 1.0), horizontal_flip=recipe.horizontal_flip
+        run.processor, crop_scale=(method.crop_scale, 1.0), horizontal_flip=method.horizontal_flip
     )
-    transform = MaskedImageTransform(augment, model.config.patch_size)
-    return SuiteTrainer(
-        model=model,
-        args=arguments,
-        data_collator=default_collate,
-        train_dataset=training_rows(data.rows, transform, arguments),
-        processing_class=processor,
-    )
+    return MaskedImageTransform(augment, run.model.config.patch_size)
 
 
-def preview_batch(data: UnlabelledImages, processor: ViTImageProcessor, patch_size: int) -> tuple[Tensor, Tensor]:
-    """The first images, not augmented, `[images, channels, height, width]`, and the noise of their masks."""
-    transform = MaskedImageTransform(evaluation_transform(processor), patch_size)
+def preview_batch(run: Run) -> tuple[Tensor, Tensor]:
+    """The first images, not augmented, `[images, channels, height, width]`, and the noise `[images, patches]`."""
+    transform = MaskedImageTransform(evaluation_transform(run.processor), run.model.config.patch_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        rows = default_collate(list(islice(apply_transform(data.rows, transform), PREVIEW_IMAGES)))
+        rows = default_collate(list(islice(apply_transform(run.data.rows, transform), PREVIEW_IMAGES)))
     return rows["pixel_values"], rows["noise"]
+
+
+def callbacks(run: Run) -> list[TrainerCallback]:
+    """Previews, if they are on."""
+    steps = run.arguments.method.preview_steps
+    return [ReconstructionPreview(run.trainer, *preview_batch(run), steps)] if steps else []
+
+
+def figures(run: Run) -> dict[str, Callable[[], Figure]]:
+    """Curves, and reconstructions of the first images."""
+    model = run.trainer.model.eval()
+    pixel_values, noise = (tensor.to(model.device) for tensor in preview_batch(run))
+    return {
+        "curves.png": partial(pretraining_curves, run.trainer.state.log_history),
+        "reconstruction.png": partial(reconstruction_figure, model, pixel_values, noise, run.processor),
+    }
+
+
+def card(run: Run, report: dict, figures: Sequence[str]) -> ModelCard:
+    """The encoder's model card."""
+    return pretraining_card(run.trainer, report, figures, dataset_name(run.arguments.data.dataset), run.arguments.call)
+
+
+def reload_check(run: Run) -> ReloadCheck:
+    """Predicted pixels of the first images under the same masks."""
+    pixel_values, noise = preview_batch(run)
+
+    def predicted(model: PreTrainedModel) -> Tensor:
+        return model(pixel_values.to(model.device), noise=noise.to(model.device)).logits
+
+    return ReloadCheck(AutoModelForPreTraining, predicted)
+
+
+MAE = Recipe(
+    name="pretrain mae",
+    description="Pretrains a masked autoencoder without labels and leaves a folder that AutoModel opens.",
+    kinds=(MAEModelArguments, UnlabelledDataArguments, MAEMethodArguments, MAETrainingArguments),
+    job_defaults=partial(digits_defaults, defaults=DIGITS_DEFAULTS),
+    load_data=lambda arguments: arguments.data.load(),
+    build_model=lambda arguments, data: build_pretraining_model(
+        arguments, SuiteMAEConfig, DEFAULT_PRESET, {"norm_pix_loss": True}
+    ),
+    training_split=lambda data: data.rows,
+    transform=augmentation,
+    collate=lambda run: default_collate,
+    callbacks=callbacks,
+    report=lambda run: pretraining_report(run.trainer, run.data),
+    figures=figures,
+    card=card,
+    reload_check=reload_check,
+    summary=pretraining_summary,
+)

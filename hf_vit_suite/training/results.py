@@ -1,67 +1,34 @@
-"""Results of a finished run: the model folder with figures and card, and the check that the folder reloads."""
+"""What a finished run leaves: the model folder with figures and card, and the check that the folder reloads."""
 
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import torch
+from datasets import IterableDataset
 from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.trainer_utils import PredictionOutput
 
-from ..data import ImageTransform, LabelledImages, apply_transform, evaluation_transform
-from ..drawing import write_figures
-from ..explain import classifier_attention_figure
-from ..files import staged_file, staged_folder
-from ..hub import ClassifierFacts, classifier_card
-from .arguments import DataArguments, ModelArguments
-from .figures import confusion_figure, training_curves
-from .trainer import ClassificationTrainer, SuiteTrainer
+from ..data import CaptionedImages, UnlabelledImages
+from ..hub import ENCODER, Pretrained, PretrainedFacts, pretrained_card
+from ..output import staged_file, staged_folder, write_figures
+from .trainer import SuiteTrainer
 
 logger = logging.getLogger(__name__)
 
-FIGURE_IMAGES = 4
-# Of the largest output: products of a GPU in TF32, or in another order, differ by less.
+# Relative to the largest output: TF32 and another order of summation on a GPU differ by less.
 MOST_RELOAD_DIFFERENCE = 1e-3
-
-
-def save_results(
-    trainer: ClassificationTrainer,
-    data: LabelledImages,
-    model_arguments: ModelArguments,
-    data_arguments: DataArguments,
-    report: dict,
-    predictions: PredictionOutput,
-    command: str,
-) -> None:
-    """Writes the model folder of a classifier.
-
-    Args:
-        trainer: After training.
-        data: What it was trained and tested on.
-        model_arguments: Of the run.
-        data_arguments: Of the run.
-        report: What metrics.json holds.
-        predictions: On the test images.
-        command: How the run was called.
-    """
-    labels, predicted = predictions.label_ids, predictions.predictions.argmax(axis=-1)
-    figures = {
-        "curves.png": partial(training_curves, trainer.state.log_history),
-        "confusion_matrix.png": partial(confusion_figure, labels, predicted, data.label_names),
-    }
-    if hasattr(trainer.model.config, "num_prefix_tokens"):  # only the suite's models
-        figures["attention.png"] = partial(attention_on_test_images, trainer, data)
-
-    def card(drawn: Sequence[str]) -> ModelCard:
-        return classifier_card(card_facts(trainer, data, model_arguments, data_arguments, report, command, drawn))
-
-    write_model_folder(trainer, report, figures, card)
+PRETRAINING_CURVES = {
+    "loss": "training loss",
+    "knn_accuracy": "k-NN accuracy",
+    "teacher_entropy": "teacher's entropy (nats)",
+    "in_batch_accuracy": "accuracy within the batch",
+    "temperature": "temperature",
+    "center_divergence": "divergence from the centre (nats)",
+}
 
 
 def write_model_folder(
@@ -75,8 +42,8 @@ def write_model_folder(
     Args:
         trainer: After training.
         report: What metrics.json holds.
-        figures: What draws each, by file name.
-        card: Makes the card of the figures that were drawn.
+        figures: Draws each figure, by file name.
+        card: Makes the card, given the names of the drawn figures.
     """
     output_dir = Path(trainer.args.output_dir)
     with staged_folder(output_dir) as folder:
@@ -86,58 +53,6 @@ def write_model_folder(
     drawn = write_figures(output_dir, figures)
     with staged_file(output_dir / "README.md") as path:
         card(drawn).save(path)
-
-
-def first_test_images(trainer: ClassificationTrainer, data: LabelledImages, number: int) -> Tensor:
-    """The first test images, `[images, channels, height, width]`, ready for the model."""
-    transform = ImageTransform(evaluation_transform(trainer.processing_class))
-    rows = islice(apply_transform(data.splits["test"], transform), number)
-    return torch.stack([row["pixel_values"] for row in rows])
-
-
-def attention_on_test_images(trainer: ClassificationTrainer, data: LabelledImages) -> Figure:
-    """The last layer's attention on a few test images."""
-    model = trainer.model.eval()
-    pixel_values = first_test_images(trainer, data, FIGURE_IMAGES).to(model.device)
-    return classifier_attention_figure(model, pixel_values, trainer.processing_class)
-
-
-def card_facts(
-    trainer: ClassificationTrainer,
-    data: LabelledImages,
-    model_arguments: ModelArguments,
-    data_arguments: DataArguments,
-    report: dict,
-    command: str,
-    figures: Sequence[str],
-) -> ClassifierFacts:
-    """The run's figures for the model card."""
-    arguments = trainer.args
-    architecture = model_arguments.preset or type(trainer.model).__name__
-    if model_arguments.config_overrides is not None:
-        architecture += f" with {model_arguments.config_overrides}"
-    return ClassifierFacts(
-        name=arguments.hub_model_id or Path(arguments.output_dir).name,
-        base=model_arguments.model,
-        architecture=f"{architecture} ({report['parameters'] / 1e6:.2g} M parameters)",
-        dataset=data_arguments.dataset,
-        label_names=data.label_names,
-        images=report["images"],
-        metrics=report["metrics"],
-        skipped=len(data.skipped),
-        command=command,
-        training=training_sentence(trainer, report, arguments.train_batch_size),
-        figures=figures,
-    )
-
-
-def training_sentence(trainer: SuiteTrainer, report: dict, batch: int) -> str:
-    """How long and with what a model was trained."""
-    arguments = trainer.args
-    return (
-        f"{report['steps']} steps ({report['epochs']:.1f} epochs) in {report['seconds_of_training']:.0f} seconds "
-        f"on {arguments.device.type}, learning rate {arguments.learning_rate:g}, batch {batch}, seed {arguments.seed}."
-    )
 
 
 def check_reload(
@@ -152,7 +67,7 @@ def check_reload(
         trainer: After its model was saved.
         report: What metrics.json holds.
         auto_class: The Auto class of the model's task.
-        output: What to compare, computed on the device that the model is on.
+        output: Computes the compared output on the model's device.
     """
     folder = Path(trainer.args.output_dir)
     try:
@@ -185,10 +100,109 @@ def reload_difference(trainer: SuiteTrainer, auto_class: type, output: Callable[
     """
     # Without the mixed precision that Trainer wraps around a model's forward.
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
-    # On the same device: another one, and the reduced precision of its products, would count as a difference.
+    # On the same device: another device's precision would count as a difference.
     reloaded = auto_class.from_pretrained(trainer.args.output_dir).to(trained.device).eval()
     expected, found = output(trained), output(reloaded)
     if not (expected.isfinite().all() and found.isfinite().all()):
         raise ValueError("an output of the trained or the reloaded model is not finite")
     largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)  # against 0 / 0
     return ((found - expected).abs().max() / largest).item()
+
+
+def model_name(trainer: SuiteTrainer) -> str:
+    """The model's name on the Hub, or its folder's."""
+    return trainer.args.hub_model_id or Path(trainer.args.output_dir).name
+
+
+def training_sentence(trainer: SuiteTrainer, report: dict, batch: int) -> str:
+    """Length, time, device and settings of the training."""
+    arguments = trainer.args
+    return (
+        f"{report['steps']} steps ({report['epochs']:.1f} epochs) in {report['seconds_of_training']:.0f} seconds "
+        f"on {arguments.device.type}, learning rate {arguments.learning_rate:g}, batch {batch}, seed {arguments.seed}."
+    )
+
+
+def training_curves(log_history: Sequence[dict]) -> Figure:
+    """Losses and validation accuracy by epoch, from Trainer's log."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    loss_axis, accuracy_axis = figure.subplots(1, 2)
+    for axis, name, label in (
+        (loss_axis, "loss", "training"),
+        (loss_axis, "eval_loss", "validation"),
+        (accuracy_axis, "eval_accuracy", "validation"),
+    ):
+        points = [(entry["epoch"], entry[name]) for entry in log_history if name in entry]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=label)
+    for axis, title in ((loss_axis, "cross-entropy"), (accuracy_axis, "accuracy")):
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    return figure
+
+
+def pretraining_curves(log_history: Sequence[dict]) -> Figure:
+    """Training loss and the method's other logged values by step, from Trainer's log."""
+    curves = {
+        name: [(entry["step"], entry[name]) for entry in log_history if name in entry] for name in PRETRAINING_CURVES
+    }
+    drawn = [name for name, points in curves.items() if points] or ["loss"]
+    figure = Figure(figsize=(4.2 * len(drawn), 3.2), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(drawn), squeeze=False).flat, drawn, strict=True):
+        axis.plot([step for step, _ in curves[name]], [value for _, value in curves[name]])
+        axis.set(title=PRETRAINING_CURVES[name], xlabel="step")
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def pretraining_report(trainer: SuiteTrainer, data: UnlabelledImages | CaptionedImages) -> dict:
+    """What metrics.json holds of pretraining; each metric is the last one logged, or the mean loss if none was."""
+    history = trainer.state.log_history
+    metrics = {name: entry[name] for entry in history for name in PRETRAINING_CURVES if name in entry}
+    return {
+        "metrics": {"loss": history[-1]["train_loss"]} | metrics,
+        "images": {"train": None if isinstance(data.rows, IterableDataset) else len(data.rows)},
+        "skipped_images": data.skipped,
+        "epochs": trainer.state.epoch,
+        "steps": trainer.state.global_step,
+        "parameters": trainer.model.num_parameters(),
+        "encoder_parameters": trainer.model.base_model.num_parameters(),
+    }
+
+
+def pretraining_summary(report: dict) -> str:
+    """The metrics of pretraining in one line."""
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in report["metrics"].items())
+    return f"{metrics} after {report['steps']} steps on {report['images']['train']} images"
+
+
+def pretraining_card(
+    trainer: SuiteTrainer, report: dict, figures: Sequence[str], dataset: str, call: str, kind: Pretrained = ENCODER
+) -> ModelCard:
+    """The model card of a pretrained model.
+
+    Args:
+        trainer: After training.
+        report: What metrics.json holds.
+        figures: Names of the drawn figures.
+        dataset: Name of the data.
+        call: How the run was started.
+        kind: What the model is for.
+    """
+    millions = report["encoder_parameters"] / 1e6
+    has_more = report["encoder_parameters"] < report["parameters"]
+    facts = PretrainedFacts(
+        name=model_name(trainer),
+        architecture=f"{type(trainer.model).__name__} ({'encoder of ' * has_more}{millions:.3g} M parameters)",
+        dataset=dataset,
+        images=report["images"]["train"],
+        skipped=len(report["skipped_images"]),
+        metrics=report["metrics"],
+        figures=figures,
+        command=call,
+        training=training_sentence(trainer, report, trainer.args.total_batch_size),
+        kind=kind,
+    )
+    return pretrained_card(facts)

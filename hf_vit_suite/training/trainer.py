@@ -1,27 +1,24 @@
-"""transformers' Trainer with what vision transformers need: layer-wise rates, soft labels, distillation, averaging."""
+"""transformers' Trainer for every recipe: weight decay and learning rates by parameter, augmentation by epoch."""
 
-from contextlib import nullcontext
+import re
 
 import torch
-import torch.nn.functional as F
 from accelerate.optimizer import AcceleratedOptimizer
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..data import AugmentedImages, AugmentedStream, ImageMixer, RowTransform
-from .arguments import RecipeArguments
-from .distillation import Teacher, distillation_loss
-from .ema import WeightAverage
-from .optimization import decayed_parameter_names, layer_decay_groups
+from ..data import AugmentedImages, AugmentedStream, RowTransform
+
+BLOCK = re.compile(r"(?:^|\.)(?:blocks?|layers?)\.(\d+)\.")
+EMBEDDING = re.compile(r"(?:^|\.)embeddings?\.")
 
 
 class AugmentationEpoch(TrainerCallback):
-    """Tells `AugmentedImages` which epoch it is, in any Trainer of transformers.
+    """Sets the epoch of `AugmentedImages`, in any Trainer of transformers.
 
-    accelerate's loader does so too, but neither in distributed runs nor in the epoch in which a run resumes.
+    accelerate's loader sets it too, but neither in distributed runs nor in the epoch in which a run resumes.
     """
 
     def on_epoch_begin(
@@ -32,18 +29,18 @@ class AugmentationEpoch(TrainerCallback):
 
 
 class SkippedSteps(TrainerCallback):
-    """Tells accelerate which steps the gradient scaler of float16 skipped; with them the schedule and averages stay.
+    """Tells accelerate which steps the gradient scaler of float16 skipped, so that schedule and averages skip them.
 
-    accelerate 1.15 takes a step as skipped where the optimiser's `step` was not called. A fused optimiser, Trainer's
+    accelerate 1.15 counts a step as skipped if the optimiser's `step` was not called. A fused optimiser, Trainer's
     default, is always called and skips inside. The scaler lowers its scale after each skipped step.
 
     Args:
-        trainer: Whose steps they are.
+        trainer: The Trainer that takes the steps.
     """
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.scale: float | None = None  # read once a step, as each reading waits for the device
+        self.scale: float | None = None  # read once per step, as reading synchronises with the device
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs
@@ -67,23 +64,23 @@ class SkippedSteps(TrainerCallback):
 def training_rows(
     rows: Dataset | IterableDataset, transform: RowTransform, arguments: TrainingArguments
 ) -> AugmentedImages | AugmentedStream:
-    """The rows that a recipe trains on, transformed when they are read.
+    """Training rows, transformed when they are read.
 
     Raises:
-        ValueError: If they are a stream without a readable image, or `arguments` don't say how long to train.
+        ValueError: If a stream has no readable image, or `max_steps` is missing for a stream.
     """
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     if not isinstance(rows, IterableDataset):
         return AugmentedImages(rows, transform, seed)
     if arguments.max_steps <= 0:
-        raise ValueError("a streamed data set has no length: say with --max_steps how long to train")
+        raise ValueError("a streamed data set has no length: give --max_steps")
     if next(iter(rows), None) is None:
         raise ValueError("the streamed training data have no readable image: check --dataset")
     return AugmentedStream(rows, transform, seed)
 
 
 class SuiteTrainer(Trainer):
-    """Trainer of every recipe: which weights decay, augmentation by epoch, and the recipe's own model card."""
+    """Base Trainer of the recipes."""
 
     loss_is_scaled_for_ga = False  # the loss is a mean over the batch
     decays_tokens = True  # as in pretraining
@@ -96,11 +93,11 @@ class SuiteTrainer(Trainer):
 
     @property
     def is_logged(self) -> bool:
-        """Whether the step that is being taken ends with a line of the log."""
+        """Whether the current step ends with an entry of the log."""
         return (self.state.global_step + 1) % self.state.logging_steps == 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what a recipe has put into `noticed` in the last step, scalars, as means over the processes."""
+        """Adds the scalars that the last step put into `noticed`, averaged over the processes."""
         if "loss" in logs and self.noticed:
             values = self.accelerator.reduce(torch.stack([value.float() for value in self.noticed.values()]), "mean")
             logs |= dict(zip(self.noticed, values.tolist(), strict=True))
@@ -108,20 +105,20 @@ class SuiteTrainer(Trainer):
         super().log(logs, start_time)
 
     def refuse_data_parallel(self) -> None:
-        """Refuses torch's DataParallel, whose copies of the model see a part of the batch each and then vanish.
+        """Refuses torch's DataParallel, whose short-lived replicas each see a part of the batch.
 
         Raises:
             ValueError: If one process has several GPUs.
         """
         if self.args.n_gpu > 1:
             raise ValueError(
-                f"this method needs one process a GPU, got one for {self.args.n_gpu}: start it by `accelerate launch`"
+                f"this method needs one process per GPU, got one for {self.args.n_gpu}: use `accelerate launch`"
             )
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of the training rows; of a stream each process reads a part of its own.
+        """Batches of the training rows; each process reads its own part of a stream.
 
-        accelerate would let the first process read for all, which batches of texts of different lengths don't allow.
+        accelerate would read all in the first process, which fails for texts of different lengths.
         """
         if not isinstance(self.train_dataset, AugmentedStream):
             return super().get_train_dataloader()
@@ -136,96 +133,73 @@ class SuiteTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
 
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        """transformers' own, but evaluation measures every image whatever `dataloader_drop_last` is."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return sorted(decayed_parameter_names(model, self.decays_tokens))
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Keeps the card that the recipe writes from measured figures: Trainer's own would replace it."""
+        """Does nothing: Trainer's card would replace the recipe's."""
 
 
-class ClassificationTrainer(SuiteTrainer):
-    """Trainer of image classifiers.
+def decayed_parameter_names(model: nn.Module, with_tokens: bool) -> set[str]:
+    """Names of the parameters with weight decay.
+
+    Norms, biases and LayerScale have one dimension and never decay. Tokens and positions have a first dimension of
+    length 1. They decay in pretraining: the code of MAE and DINO exempts one-dimensional parameters and biases alone,
+    and CLIP's paper (arXiv 2103.00020, section 2.5) gains and biases. They don't decay in fine-tuning, as in the code
+    of ViT, DeiT and MAE.
 
     Args:
-        recipe: Layer decay and distillation.
-        mixer: Mixup and cutmix of training batches.
-        teacher: Classifier to distil from; `None` is none.
-        average: Moving average of the weights; evaluation runs with it. `None` is none.
-        **kwargs: Trainer's own.
+        model: Any model.
+        with_tokens: Whether tokens and positions decay.
     """
-
-    decays_tokens = False
-
-    def __init__(
-        self,
-        recipe: RecipeArguments,
-        mixer: ImageMixer,
-        teacher: Teacher | None = None,
-        average: WeightAverage | None = None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.recipe = recipe
-        self.mixer = mixer
-        self.teacher = teacher.to(self.args.device) if teacher is not None else None
-        self.average = average
-        if average is not None:
-            self.add_callback(average)
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self.recipe.layer_decay != 1:
-            optimizer.param_groups = layer_decay_groups(
-                model or self.model, optimizer.param_groups, self.args.learning_rate, self.recipe.layer_decay
-            )
-        return optimizer
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor | tuple[Tensor, ImageClassifierOutput]:
-        """Cross-entropy with class numbers or mixed labels, and the teacher's part in training."""
-        pixel_values, labels = inputs["pixel_values"], inputs["labels"]
-        if model.training:
-            # Mixing here, not in the data loader, draws from the random state that checkpoints keep.
-            pixel_values, labels = self.mixer(pixel_values, labels)
-        outputs = model(pixel_values)
-        if not model.training:
-            loss = F.cross_entropy(outputs.logits, labels)
-        elif self.teacher is None:
-            loss = self.label_loss(outputs.logits, labels)
-        else:
-            loss = self.distilled_loss(outputs, self.teacher(pixel_values), labels)
-        return (loss, outputs) if return_outputs else loss
-
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, smoothed by `label_smoothing_factor`; a scalar."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
-
-    def distilled_loss(self, outputs: ImageClassifierOutput, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        """DeiT's objective: the class head learns the labels, the distillation head the teacher."""
-        class_logits = distillation_logits = outputs.logits
-        if getattr(outputs, "distillation_logits", None) is not None:
-            class_logits, distillation_logits = outputs.class_logits, outputs.distillation_logits
-        of_teacher = distillation_loss(
-            distillation_logits,
-            teacher_logits,
-            self.recipe.distillation,
-            self.recipe.distillation_temperature,
-        )
-        alpha = self.recipe.distillation_alpha
-        return (1 - alpha) * self.label_loss(class_logits, labels) + alpha * of_teacher
-
-    def evaluation_loop(self, *args, **kwargs):
-        in_use = self.average.in_use(self.model) if self.average is not None else nullcontext()
-        with in_use:
-            return super().evaluation_loop(*args, **kwargs)
+    return {
+        name for name, weight in model.named_parameters() if weight.ndim > 1 and (with_tokens or weight.shape[0] > 1)
+    }
 
 
-def first_output(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """The prediction among a model's outputs, for Trainer's `preprocess_logits_for_metrics`."""
-    return logits[0] if isinstance(logits, tuple) else logits
+def layer_number(name: str, num_layers: int) -> int:
+    """Depth of a parameter: 0 the embeddings, 1 to `num_layers` the blocks, `num_layers + 1` the rest (norm, head)."""
+    if match := BLOCK.search(name):
+        return int(match.group(1)) + 1
+    return 0 if EMBEDDING.search(name) else num_layers + 1
+
+
+def layer_decay_groups(model: nn.Module, groups: list[dict], learning_rate: float, decay: float) -> list[dict]:
+    """Splits parameter groups by depth, with `decay` times the learning rate of the next layer.
+
+    Source: BEiT (Bao et al. 2021, arXiv 2106.08254, appendix) and MAE (arXiv 2111.06377, appendix A.1).
+
+    Args:
+        model: Any transformer whose blocks are numbered in the parameters' names.
+        groups: An optimizer's groups of this model's parameters.
+        learning_rate: Learning rate of the head.
+        decay: Factor per layer, above 0, at most 1.
+
+    Raises:
+        ValueError: If the decay is out of range, or no block is found.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"layer_decay must be above 0 and at most 1, got {decay}")
+    names = {weight: name for name, weight in model.named_parameters()}
+    blocks = [int(match.group(1)) for name in names.values() if (match := BLOCK.search(name))]
+    if not blocks:
+        raise ValueError(f"layer_decay needs numbered blocks, and {type(model).__name__} has none: leave it at 1")
+    num_layers = max(blocks) + 1
+    split = []
+    for group in groups:
+        by_depth: dict[int, list[nn.Parameter]] = {}
+        for weight in group["params"]:
+            by_depth.setdefault(layer_number(names[weight], num_layers), []).append(weight)
+        for depth, weights in sorted(by_depth.items()):
+            rate = learning_rate * decay ** (num_layers + 1 - depth)
+            split.append({**group, "params": weights, "lr": rate})
+    return split

@@ -11,8 +11,8 @@ from published import PIXELS, TEXTS, open_clip_outputs, script
 from references import randomise
 from safetensors.torch import save_file
 
-from hf_vit_suite.argument_types import parse_overrides
 from hf_vit_suite.cli import main
+from hf_vit_suite.config_overrides import parse_overrides
 
 # Not published: 96 and 48 channels wide.
 VISION = {"image_size": 32, "layers": 2, "width": 96, "head_width": 24, "patch_size": 16}

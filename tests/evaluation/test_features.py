@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from hf_vit_suite import SuiteMAEConfig, SuiteMAEForPreTraining, SuiteMAEModel, SuiteViTConfig, SuiteViTModel
-from hf_vit_suite.evaluation.features import extract_features, open_encoder
+from hf_vit_suite.evaluation.features import extract_features, open_extractor
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 IMAGE = {"image_size": 32, "patch_size": 8}
@@ -54,7 +54,7 @@ def images() -> Dataset:
 
 
 def save(model: PreTrainedModel, folder) -> str:
-    """A folder that open_encoder opens."""
+    """A folder that open_extractor opens."""
     model.save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return str(folder)
@@ -73,7 +73,7 @@ def test_class_token_and_mean_of_patches_are_the_models(name: str, tmp_path):
         ("cls", tokens[:, 0]),
         ("mean", tokens[:, prefix:].mean(dim=1)),
     ):
-        torch.testing.assert_close(open_encoder(folder, pooling)(pixels), expected)
+        torch.testing.assert_close(open_extractor(folder, pooling)(pixels), expected)
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def test_pooler_that_a_checkpoint_has_no_weights_for_is_not_used(tmp_path):
     folder = save(model, tmp_path)
     pixels = torch.randn(2, 3, 32, 32)
     expected = model.vit(pixels).last_hidden_state[:, 0]
-    torch.testing.assert_close(open_encoder(folder)(pixels), expected)
+    torch.testing.assert_close(open_extractor(folder)(pixels), expected)
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def test_transformers_autoencoder_masks_nothing(tmp_path):
     model = ViTMAEModel(ViTMAEConfig(**MAE)).eval()
     folder = save(model, tmp_path)
     pixels = torch.randn(2, 3, 32, 32)
-    encoder = open_encoder(folder, "mean")
+    encoder = open_extractor(folder, "mean")
     torch.testing.assert_close(encoder(pixels), encoder(pixels))
     model.config.mask_ratio = 0.0
     torch.testing.assert_close(encoder(pixels), model(pixels).last_hidden_state[:, 1:].mean(dim=1))
@@ -100,7 +100,7 @@ def test_transformers_autoencoder_masks_nothing(tmp_path):
 def test_pretrained_autoencoder_gives_its_encoders_features(tmp_path):
     model = SuiteMAEForPreTraining(SuiteMAEConfig(**MAE)).eval()
     pixels = torch.randn(2, 3, 32, 32)
-    found = open_encoder(save(model, tmp_path))(pixels)
+    found = open_extractor(save(model, tmp_path))(pixels)
     torch.testing.assert_close(found, model.vit(pixels).pooler_output)
 
 
@@ -114,12 +114,12 @@ def test_convolutional_and_windowed_networks_give_the_mean_of_positions(tmp_path
     for name, model in (("resnet", resnet), ("swin", swin)):
         folder = save(model.eval(), tmp_path / name)
         outputs = model(pixels)
-        torch.testing.assert_close(open_encoder(folder)(pixels), outputs.pooler_output.flatten(1))
+        torch.testing.assert_close(open_extractor(folder)(pixels), outputs.pooler_output.flatten(1))
         states = outputs.last_hidden_state
         mean = states.mean(dim=(2, 3)) if states.ndim == 4 else states.mean(dim=1)
-        torch.testing.assert_close(open_encoder(folder, "mean")(pixels), mean)
+        torch.testing.assert_close(open_extractor(folder, "mean")(pixels), mean)
         with pytest.raises(ValueError, match=f"a {name} has no class token"):
-            open_encoder(folder, "cls")(pixels)
+            open_extractor(folder, "cls")(pixels)
 
 
 @torch.no_grad()
@@ -128,10 +128,10 @@ def test_clip_gives_projected_features_by_default_and_its_vision_tokens_else(tmp
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)).eval()
     folder = save(model, tmp_path)
     pixels = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(open_encoder(folder)(pixels), model.get_image_features(pixels).pooler_output)
-    assert open_encoder(folder)(pixels).shape == (2, 24)
+    torch.testing.assert_close(open_extractor(folder)(pixels), model.get_image_features(pixels).pooler_output)
+    assert open_extractor(folder)(pixels).shape == (2, 24)
     tokens = model.vision_model(pixels).last_hidden_state
-    torch.testing.assert_close(open_encoder(folder, "mean")(pixels), tokens[:, 1:].mean(dim=1))
+    torch.testing.assert_close(open_extractor(folder, "mean")(pixels), tokens[:, 1:].mean(dim=1))
 
 
 @torch.no_grad()
@@ -141,14 +141,14 @@ def test_siglip_gives_its_attention_pooled_features_and_has_no_class_token(tmp_p
     folder = save(model, tmp_path)
     pixels = torch.randn(2, 3, 32, 32)
     outputs = model.vision_model(pixels)
-    torch.testing.assert_close(open_encoder(folder)(pixels), outputs.pooler_output)
-    torch.testing.assert_close(open_encoder(folder, "mean")(pixels), outputs.last_hidden_state.mean(dim=1))
+    torch.testing.assert_close(open_extractor(folder)(pixels), outputs.pooler_output)
+    torch.testing.assert_close(open_extractor(folder, "mean")(pixels), outputs.last_hidden_state.mean(dim=1))
     with pytest.raises(ValueError, match="has no class token"):
-        open_encoder(folder, "cls")(pixels)
+        open_extractor(folder, "cls")(pixels)
 
 
 def test_features_of_a_split_depend_on_no_batch_and_keep_the_labels(images: Dataset, tmp_path):
-    encoder = open_encoder(save(SuiteViTModel(SuiteViTConfig(**SIZES, **IMAGE)), tmp_path))
+    encoder = open_extractor(save(SuiteViTModel(SuiteViTConfig(**SIZES, **IMAGE)), tmp_path))
     whole = extract_features(encoder, images, batch_size=5)
     pieces = extract_features(encoder, images, batch_size=2)
     torch.testing.assert_close(pieces.values, whole.values)
@@ -164,7 +164,7 @@ def test_images_are_seen_as_the_processor_gives_them(images: Dataset, tmp_path):
     model.save_pretrained(tmp_path)
     processor = ConvNextImageProcessor(size={"shortest_edge": 64})
     processor.save_pretrained(tmp_path)
-    found = extract_features(open_encoder(str(tmp_path)), images)
+    found = extract_features(open_extractor(str(tmp_path)), images)
     pictures = images.cast_column("image", Image())["image"][:]
     with torch.no_grad():
         expected = model(processor(pictures, return_tensors="pt").pixel_values).pooler_output.flatten(1)
@@ -175,10 +175,10 @@ def test_random_weights_are_others_and_follow_the_seed(tmp_path):
     folder = save(SuiteViTModel(SuiteViTConfig(**SIZES, **IMAGE)), tmp_path)
     pixels = torch.randn(1, 3, 32, 32)
     state = torch.get_rng_state()
-    open_encoder(folder, random_weights=True)
+    open_extractor(folder, random_weights=True)
     assert torch.equal(torch.get_rng_state(), state)  # whatever the caller draws next is as it was
     trained, first, again, other = (
-        open_encoder(folder, random_weights=is_random, seed=seed)(pixels)
+        open_extractor(folder, random_weights=is_random, seed=seed)(pixels)
         for is_random, seed in ((False, 5), (True, 5), (True, 5), (True, 6))
     )
     torch.testing.assert_close(again, first)
@@ -188,4 +188,4 @@ def test_random_weights_are_others_and_follow_the_seed(tmp_path):
 
 def test_unknown_pooling_is_refused(tmp_path):
     with pytest.raises(ValueError, match="pooling must be one of default, cls, mean, got 'max'"):
-        open_encoder(str(tmp_path), "max")
+        open_extractor(str(tmp_path), "max")

@@ -24,23 +24,6 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 from hf_vit_suite.data import decode_image
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = {
-    "README.md",
-    "attention.png",
-    "backbone.py",
-    "config.json",
-    "configuration_trunk.py",
-    "configuration_vit.py",
-    "confusion_matrix.png",
-    "curves.png",
-    "embedding.py",
-    "metrics.json",
-    "model.safetensors",
-    "modeling_vit.py",
-    "preprocessor_config.json",
-    "pretrained.py",
-    "transformer.py",
-}
 QUICK = (
     "--per_device_train_batch_size",
     "8",
@@ -70,16 +53,12 @@ def finetune(run_command, colours: Path, tmp_path: Path):
     return run
 
 
-def test_trained_folder_holds_everything_and_classifies(finetune, colours: Path, tmp_path: Path):
+def test_trained_folder_classifies(finetune, colours: Path, tmp_path: Path):
     output = finetune(*TINY_PRESET).stdout
     folder = tmp_path / "out"
-    assert {path.name for path in folder.iterdir() if not path.name.startswith(("checkpoint-", "runs"))} == RESULTS
     measured = report(folder)["metrics"]["test"]
     assert measured["accuracy"] >= 0.9
     assert f"test accuracy {measured['accuracy']:.4f} on 12 images" in output
-    card = (folder / "README.md").read_text()
-    assert f"{measured['accuracy']:.4f}" in card
-    assert "library_name: transformers" in card
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     assert model.config.id2label == {0: "blue", 1: "green", 2: "red"}
     image = decode_image(colours / "red" / "0.png")
@@ -174,22 +153,6 @@ def test_other_image_size_is_kept_in_the_image_processor(finetune, tmp_path: Pat
     assert weights(tmp_path / "out")["vit.embeddings.position_embeddings"].shape[1] == 5
 
 
-def test_streamed_data_trains_for_the_steps_given(finetune, tmp_path: Path):
-    assert_one_line_error(finetune(*TINY_PRESET, "--streaming", check=False), "--max_steps")
-    finetune(*TINY_PRESET, "--streaming", "--max_steps", "6", "--eval_strategy", "steps", "--eval_steps", "3",
-             "--save_strategy", "steps", "--save_steps", "3")  # fmt: skip
-    assert report(tmp_path / "out")["steps"] == 6
-
-
-def test_config_file_gives_arguments_that_the_command_line_overrides(finetune, tmp_path: Path):
-    (tmp_path / "run.yaml").write_text("max_steps: 3\nseed: 7\nhorizontal_flip: 0.0\n")
-    finetune(*TINY_PRESET, "--config", str(tmp_path / "run.yaml"), "--max_steps", "2")
-    assert report(tmp_path / "out")["steps"] == 2
-    (tmp_path / "run.yaml").write_text("max_stepz: 3\n")
-    bad = finetune(*TINY_PRESET, "--config", str(tmp_path / "run.yaml"), check=False)
-    assert_one_line_error(bad, "unknown arguments: max_stepz")
-
-
 RESUMABLE = (
     *TINY_PRESET, "--ema_decay", "0.9", "--mixup", "0.5", "--rand_augment", "5", "--drop_path_rate", "0.2",
     "--save_strategy", "steps", "--save_steps", "5", "--eval_strategy", "steps", "--eval_steps", "5",
@@ -219,15 +182,6 @@ def test_killed_run_resumes_to_the_same_weights_as_an_unbroken_one(run_command, 
     assert_moved_alike(found, expected, start)
 
 
-def test_folder_that_holds_a_model_is_refused_and_stays_as_it_was(finetune, tmp_path: Path):
-    folder = save_tiny_classifier(tmp_path / "out")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert_one_line_error(finetune(*TINY_PRESET, check=False), "holds a model already", "--overwrite_output_dir")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    finetune(*TINY_PRESET, "--max_steps", "1", "--overwrite_output_dir")
-    assert (folder / "metrics.json").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -251,11 +205,21 @@ def test_arguments_that_do_not_fit_are_one_line(finetune, tmp_path: Path, argume
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_wrong_argument_exits_with_2_and_help_with_0(run_command):
-    assert run_command("finetune", "--no_such_argument", "1", check=False).returncode == 2
-    helped = run_command("finetune", "--help")
-    for name in ("--dataset", "--mixup", "--gradient_accumulation_steps", "--linear_probe"):
-        assert name in helped.stdout
+def test_every_image_is_measured_though_training_drops_incomplete_batches(finetune, tmp_path: Path):
+    finetune(*TINY_PRESET, "--max_steps", "2", "--dataloader_drop_last", "True")
+    assert report(tmp_path / "out")["images"] == {"train": 96, "validation": 12, "test": 12}
+
+
+def test_early_stopping_without_evaluated_checkpoints_is_refused(finetune):
+    result = finetune(*TINY_PRESET, "--early_stopping_patience", "2", "--save_strategy", "no", check=False)
+    assert_one_line_error(result, "--early_stopping_patience", "--save_strategy and --eval_strategy the same value")
+
+
+@pytest.mark.parametrize("strategy", ["save_strategy", "eval_strategy"])
+def test_run_without_checkpoints_or_evaluation_keeps_the_last_weights(finetune, tmp_path: Path, strategy: str):
+    finetune(*TINY_PRESET, f"--{strategy}", "no")
+    assert report(tmp_path / "out")["steps"] == 36
+    assert bool(list((tmp_path / "out").glob("checkpoint-*"))) == (strategy == "eval_strategy")
 
 
 def test_missing_data_is_one_line_and_debug_shows_the_traceback(run_command, tmp_path: Path):
@@ -263,21 +227,3 @@ def test_missing_data_is_one_line_and_debug_shows_the_traceback(run_command, tmp
     assert_one_line_error(missing, "./nowhere", "there is no such file or folder")
     debugged = run_command("--debug", "finetune", "--dataset", "./nowhere", *TINY_PRESET, check=False)
     assert "Traceback" in debugged.stderr
-
-
-def test_two_processes_train_to_the_weights_of_one(run_command, run_python, colours: Path, tmp_path: Path):
-    common = ("finetune", "--dataset", str(colours), *TINY_PRESET, "--max_steps", "4", "--report_to", "none",
-              "--learning_rate", "1e-2", "--rand_augment", "5",
-              "--load_best_model_at_end", "False", "--optim", "sgd", "--use_cpu")  # fmt: skip
-    run_command(*common, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "16")
-    run_python(
-        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_vit_suite", *common,
-        "--output_dir", str(tmp_path / "two"), "--per_device_train_batch_size", "8", "--ddp_backend", "gloo",
-        OMP_NUM_THREADS="1",
-    )  # fmt: skip
-    expected = weights(tmp_path / "one")
-    for name, weight in weights(tmp_path / "two").items():
-        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
-    assert report(tmp_path / "two")["metrics"]["test"] == pytest.approx(
-        report(tmp_path / "one")["metrics"]["test"], rel=1e-3
-    )

@@ -6,7 +6,7 @@ from references_of_training import tiny_classifier
 from transformers import ViTConfig, ViTForImageClassification
 
 from hf_vit_suite import SuiteViTForImageClassification, preset_config
-from hf_vit_suite.training.optimization import decayed_parameter_names, layer_decay_groups
+from hf_vit_suite.training.trainer import decayed_parameter_names, layer_decay_groups
 
 
 def test_tokens_and_positions_decay_in_pretraining_alone_and_norms_and_biases_never():

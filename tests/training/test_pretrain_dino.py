@@ -3,8 +3,6 @@
 import copy
 import json
 import math
-import shutil
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +13,26 @@ from references_of_training import (
     assert_one_line_error,
     make_colours,
     report,
-    save_tiny_classifier,
     training_log,
     weights,
 )
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, pipeline
 
 from hf_vit_suite import SuiteDINOConfig
-from hf_vit_suite.argument_types import parse_overrides
-from hf_vit_suite.data import load_unlabelled_images
-from hf_vit_suite.training import self_distillation
+from hf_vit_suite.config_overrides import parse_overrides
+from hf_vit_suite.data import decode_image
+from hf_vit_suite.training import dino
+from hf_vit_suite.training.arguments import UnlabelledDataArguments
 from hf_vit_suite.training.dino import (
+    DINO,
+    DINOMethodArguments,
     DINOModelArguments,
-    DINORecipeArguments,
-    build_trainer,
+    DINOTrainer,
+    DINOTrainingArguments,
     job_defaults,
 )
-from hf_vit_suite.training.pretraining import build_pretraining_model
-from hf_vit_suite.training.self_distillation import DINOTrainingArguments
+from hf_vit_suite.training.recipe import Run, RunArguments, build_trainer
 
 OVERRIDES = (
     "hidden_size=32,num_hidden_layers=3,num_attention_heads=2,intermediate_size=64,image_size=16,patch_size=4,"
@@ -53,25 +52,6 @@ TINY = (
     "--report_to",
     "none",
 )
-RESULTS = {
-    "README.md",
-    "attention.png",
-    "backbone.py",
-    "config.json",
-    "configuration_dino.py",
-    "configuration_trunk.py",
-    "configuration_vit.py",
-    "curves.png",
-    "embedding.py",
-    "metrics.json",
-    "model.safetensors",
-    "modeling_dino.py",
-    "modeling_vit.py",
-    "preprocessor_config.json",
-    "pretrained.py",
-    "prototypes.py",
-    "transformer.py",
-}
 
 
 @pytest.fixture
@@ -85,14 +65,13 @@ def pretrain(run_command, pictures: Path, tmp_path: Path):
     return run
 
 
-def test_pretrained_folder_holds_everything_and_the_log_shows_every_step(run_command, tmp_path: Path):
+def test_log_shows_every_step_and_the_neighbours(run_command, tmp_path: Path):
     colours = make_colours(tmp_path / "colours")
     output = run_command(
         "pretrain", "dino", "--dataset", str(colours), "--output_dir", str(tmp_path / "dino"), *TINY,
         "--num_train_epochs", "2", "--knn_steps", "10",
     ).stdout  # fmt: skip
     folder = tmp_path / "dino"
-    assert {path.name for path in folder.iterdir() if not path.name.startswith("checkpoint-")} == RESULTS
     log = training_log(folder)
     accuracies = [(entry["step"], entry["knn_accuracy"]) for entry in log if "knn_accuracy" in entry]
     assert [step for step, _ in accuracies] == [0, 10, 20, 30]
@@ -119,21 +98,16 @@ def test_features_of_digits_learn_their_classes_without_labels(run_command, tmp_
     assert last >= first + 0.1
 
 
-def test_folder_opens_in_a_fresh_process_as_the_teachers_backbone(pretrain, run_python, tmp_path: Path):
+def test_folder_opens_as_the_teachers_backbone(pretrain, pictures: Path, tmp_path: Path):
     pretrain("--max_steps", "2")
-    script = """
-import hf_vit_suite, torch
-from transformers import AutoModel, AutoModelForPreTraining, pipeline
-encoder, whole = (auto.from_pretrained("dino").eval() for auto in (AutoModel, AutoModelForPreTraining))
-pixels = torch.randn(1, 3, 16, 20)
-found = encoder(pixels).pooler_output
-torch.testing.assert_close(found, whole.vit(pixels).pooler_output)
-assert not torch.allclose(found, whole.student(pixels).pooler_output, rtol=1e-3)
-extract = pipeline("image-feature-extraction", model="dino")
-assert len(extract("pictures/loose0.png")[0]) == 17
-"""
-    result = run_python("-c", script)
-    assert "student" not in result.stderr  # no warning of weights that are left out
+    folder = str(tmp_path / "dino")
+    encoder, whole = (auto.from_pretrained(folder).eval() for auto in (AutoModel, AutoModelForPreTraining))
+    pixels = torch.randn(1, 3, 16, 20)
+    found = encoder(pixels).pooler_output
+    torch.testing.assert_close(found, whole.vit(pixels).pooler_output)
+    assert not torch.allclose(found, whole.student(pixels).pooler_output, rtol=1e-3)
+    extract = pipeline("image-feature-extraction", model=folder)
+    assert len(extract(str(pictures / "loose0.png"))[0]) == 17
 
 
 class Recorder:
@@ -148,6 +122,21 @@ class Recorder:
         self.calls.append((crops, options["teacher_temperature"]))
 
 
+def tiny_trainer(
+    images: Path,
+    model: DINOModelArguments,
+    method: DINOMethodArguments,
+    training: DINOTrainingArguments,
+    streaming: bool = False,
+) -> DINOTrainer:
+    """The recipe's Trainer on a folder of images."""
+    data = UnlabelledDataArguments(dataset=str(images), streaming=streaming)
+    run = Run(RunArguments(model, data, method, training, "a test"), resume_from=None)
+    run.data = DINO.load_data(run.arguments)
+    run.model, run.processor = DINO.build_model(model, run.data)
+    return build_trainer(DINO, run)
+
+
 def test_trainer_takes_the_papers_steps(pictures: Path, tmp_path: Path):
     """Two epochs beside a loop over the formulas of the paper's code, on the crops that the Trainer made."""
     model_arguments = DINOModelArguments(config_overrides=OVERRIDES, drop_path_rate=0.0)
@@ -156,10 +145,9 @@ def test_trainer_takes_the_papers_steps(pictures: Path, tmp_path: Path):
         adam_epsilon=1e-6, max_grad_norm=0.05, teacher_momentum=0.9, teacher_temperature_warmup_epochs=2,
         warmup_steps=2, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
-    model, processor = build_pretraining_model(model_arguments, SuiteDINOConfig, "dino_vits16", {})
+    trainer = tiny_trainer(pictures, model_arguments, DINOMethodArguments(local_crops=3), arguments)
+    model = trainer.model
     start, expected = copy.deepcopy(model.state_dict()), copy.deepcopy(model).train()
-    data = load_unlabelled_images(str(pictures))
-    trainer = build_trainer(model, processor, data, DINORecipeArguments(local_crops=3), arguments)
     recorder = Recorder(model)
     trainer.train()
 
@@ -210,32 +198,10 @@ def test_recipe_is_the_papers():
     assert other.lr_scheduler_kwargs is None
 
 
-def test_resumed_run_ends_with_student_teacher_and_centre_of_an_unbroken_one(pretrain, tmp_path: Path):
-    fixed = ("--max_steps", "8", "--save_strategy", "steps", "--save_steps", "4")
-    pretrain(*fixed)
-    folder, unbroken = tmp_path / "dino", tmp_path / "unbroken"
-    shutil.copytree(folder, unbroken)
-    shutil.rmtree(folder / "checkpoint-8")
-    for name in RESULTS:
-        (folder / name).unlink()
-    pretrain(*fixed, "--resume_from_checkpoint", "last")
-    found, expected = weights(folder), weights(unbroken)
-    assert {"center.logits", "vit.norm.weight", "student.norm.weight"} < expected.keys() == found.keys()
-    assert_moved_alike(found, expected, start=weights(folder / "checkpoint-4"))
-    scheduled = ("learning_rate", "weight_decay", "teacher_temperature", "teacher_entropy", "center_divergence")
-    for one, other in zip(training_log(folder), training_log(unbroken), strict=True):
-        assert one.keys() == other.keys()
-        for name in one.keys() & scheduled:
-            assert one[name] == pytest.approx(other[name], rel=1e-4), name
-
-
-@pytest.mark.parametrize("centering", ["center", "sinkhorn_knopp"])
-def test_two_processes_train_to_the_weights_of_one(
-    run_command, run_python, pictures: Path, tmp_path: Path, centering: str
-):
+def test_two_processes_share_sinkhorn_knopp(run_command, run_python, pictures: Path, tmp_path: Path):
     common = ("pretrain", "dino", "--dataset", str(pictures), *TINY, "--max_steps", "4", "--optim", "sgd", "--use_cpu",
-              "--dataloader_drop_last", "True", "--drop_path_rate", "0", "--centering", centering,
-              "--teacher_momentum", "0.5")  # fmt: skip
+              "--dataloader_drop_last", "True", "--drop_path_rate", "0", "--centering",
+              "sinkhorn_knopp", "--teacher_momentum", "0.5")  # fmt: skip
     run_command(*common, "--output_dir", str(tmp_path / "one"), "--per_device_train_batch_size", "16")
     run_python(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_vit_suite", *common,
@@ -280,17 +246,15 @@ def test_accumulated_batches_take_the_step_of_a_whole_one(pretrain, tmp_path: Pa
 
 
 def test_a_stream_counts_epochs_by_steps(pictures: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(self_distillation, "STREAMED_EPOCH_STEPS", 2)
+    monkeypatch.setattr(dino, "STREAMED_EPOCH_STEPS", 2)
     arguments = DINOTrainingArguments(
         output_dir=str(tmp_path / "out"), max_steps=5, per_device_train_batch_size=4, save_strategy="no",
         report_to="none", use_cpu=True, disable_tqdm=True, teacher_temperature_warmup_epochs=3,
     )  # fmt: skip
-    model, processor = build_pretraining_model(
-        DINOModelArguments(config_overrides=OVERRIDES), SuiteDINOConfig, "dino_vits16", {}
-    )
-    data = load_unlabelled_images(str(pictures), streaming=True)
-    recorder = Recorder(model)
-    build_trainer(model, processor, data, DINORecipeArguments(local_crops=1), arguments).train()
+    model, method = DINOModelArguments(config_overrides=OVERRIDES), DINOMethodArguments(local_crops=1)
+    trainer = tiny_trainer(pictures, model, method, arguments, streaming=True)
+    recorder = Recorder(trainer.model)
+    trainer.train()
     temperatures = [temperature for _, temperature in recorder.calls]
     assert temperatures == pytest.approx([0.04, 0.04, 0.055, 0.055, 0.07])
 
@@ -332,21 +296,14 @@ def test_folder_is_measured_and_explained(pretrain, run_command, tmp_path: Path)
     assert "accuracy" in output
     run_command("explain", str(tmp_path / "dino"), str(tmp_path / "pictures" / "loose0.png"), "--out",
                 str(tmp_path / "attention.png"))  # fmt: skip
-    assert (tmp_path / "attention.png").stat().st_size > 1000
-
-
-def test_unreadable_images_are_counted(pretrain, pictures: Path, tmp_path: Path):
-    (pictures / "loose3.png").write_bytes(b"")
-    pretrain("--max_steps", "1")
-    assert report(tmp_path / "dino")["images"]["train"] == 23
-    assert "1 unreadable images were left out" in (tmp_path / "dino" / "README.md").read_text()
+    assert min(decode_image(tmp_path / "attention.png").size) > 100
 
 
 def test_preset_that_is_named_is_not_made_small_for_the_digits():
-    given = {"dataset": "digits", "model": None}
-    assert parse_overrides(job_defaults(Namespace(**given, preset=None))["config_overrides"])
-    assert "config_overrides" not in job_defaults(Namespace(**given, preset="dino_vits16"))
-    assert job_defaults(Namespace(dataset="photos", model=None, preset=None)) == {}
+    given = {"dataset": "digits", "model": None, "streaming": False}
+    assert parse_overrides(job_defaults(given | {"preset": None})["config_overrides"])
+    assert "config_overrides" not in job_defaults(given | {"preset": "dino_vits16"})
+    assert job_defaults(given | {"dataset": "photos", "preset": None}) == {}
 
 
 @pytest.mark.parametrize(
@@ -355,7 +312,7 @@ def test_preset_that_is_named_is_not_made_small_for_the_digits():
         (("--preset", "mae_vit_base"), ("mae_vit_base is no suite_dino: choose dino_vits8, dino_vits16",)),
         (("--teacher_momentum", "1.5"), ("--teacher_momentum must be from 0 to 1, got 1.5",)),
         (("--initial_teacher_temperature", "0"), ("--initial_teacher_temperature must be above 0",)),
-        (("--fsdp", "full_shard"), ("DINO averages whole weights, which --fsdp and --deepspeed split",)),
+        (("--fsdp", "full_shard"), ("DINO averages whole weights, which --fsdp and --deepspeed shard",)),
         (("--centering", "mean"), ("centering must be one of center, sinkhorn_knopp, got 'mean'",)),
         (("--local_image_size", "10"), ("--local_image_size must be a multiple of patch_size 4, got 10",)),
         (("--local_crop_scale", "0.5"), ("local_crop_scale < global_crop_scale", "0.5 and 0.4")),
@@ -376,9 +333,3 @@ def test_neighbours_need_labels(run_command, tmp_path: Path):
         path.rename(tmp_path / "flat" / path.name)
     result = run_command("pretrain", "dino", "--dataset", str(tmp_path / "flat"), "--knn_steps", "5", check=False)
     assert_one_line_error(result, "--knn_steps needs labels", "flat")
-
-
-def test_checkpoint_of_another_family_is_refused(run_command, tmp_path: Path):
-    classifier = save_tiny_classifier(tmp_path / "classifier")
-    result = run_command("pretrain", "dino", "--model", str(classifier), check=False)
-    assert_one_line_error(result, "is no suite_dino but a suite_vit")

@@ -9,7 +9,7 @@ from references_of_training import TINY_PRESET, make_colours
 from transformers import AutoModelForImageClassification, AutoModelForPreTraining
 
 from hf_vit_suite.cli import main
-from hf_vit_suite.training import mae, previews, results
+from hf_vit_suite.training import finetune, mae
 
 QUICK = (
     "--max_steps", "2", "--report_to", "none", "--use_cpu", "--save_strategy", "no", "--disable_tqdm", "True",
@@ -32,7 +32,7 @@ def test_a_classifier_outlives_its_figures(tmp_path: Path, monkeypatch, caplog: 
                "--eval_strategy", "no", "--load_best_model_at_end", "False"]  # fmt: skip
     assert main(command) == 0
     assert (out / "confusion_matrix.png").is_file()
-    monkeypatch.setattr(results, "confusion_figure", fail)
+    monkeypatch.setattr(finetune, "confusion_figure", fail)
     with caplog.at_level(logging.WARNING):
         assert main([*command, "--overwrite_output_dir"]) == 0
     assert "confusion_matrix.png could not be drawn and is left out: RuntimeError: no such glyph" in caplog.text
@@ -47,7 +47,7 @@ def test_a_killed_figure_leaves_the_model(tmp_path: Path, monkeypatch):
         raise KeyboardInterrupt
 
     data, out = make_colours(tmp_path / "data", images_a_class=8), tmp_path / "out"
-    monkeypatch.setattr(results, "training_curves", interrupted)
+    monkeypatch.setattr(finetune, "training_curves", interrupted)
     command = ["finetune", "--dataset", str(data), "--output_dir", str(out), *TINY_PRESET, *QUICK,
                "--eval_strategy", "no", "--load_best_model_at_end", "False"]  # fmt: skip
     assert main(command) == 130
@@ -58,7 +58,6 @@ def test_a_killed_figure_leaves_the_model(tmp_path: Path, monkeypatch):
 def test_previews_that_fail_do_not_stop_pretraining(
     pictures: Path, tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr(previews, "reconstruction_figure", fail)
     monkeypatch.setattr(mae, "reconstruction_figure", fail)
     out = tmp_path / "out"
     overrides = ["--config_overrides", TINY_PRESET[3] + DECODER, "--preview_steps", "1"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_vit_suite.training.schedules import cosine_schedule, epoch_warm_up
+from hf_vit_suite.training.dino import cosine_schedule, epoch_warm_up
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.996, 1.0), (0.04, 0.4)])

@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_vit_suite import SuiteDINOConfig, SuiteDINOForPreTraining
 from hf_vit_suite.data import ImageMixer
-from hf_vit_suite.training.arguments import FinetuneTrainingArguments, RecipeArguments
+from hf_vit_suite.training.dino import DINOTrainer, DINOTrainingArguments
 from hf_vit_suite.training.ema import WeightAverage
-from hf_vit_suite.training.self_distillation import DINOTrainer, DINOTrainingArguments
-from hf_vit_suite.training.trainer import ClassificationTrainer, SuiteTrainer
+from hf_vit_suite.training.finetune import ClassificationTrainer, FinetuneMethodArguments, FinetuneTrainingArguments
+from hf_vit_suite.training.trainer import SuiteTrainer
 
 # Without clipping: accelerate takes the scale out of the gradients before it for float16 alone.
 QUICK = {
@@ -80,7 +80,12 @@ def test_weight_average_stays_in_a_skipped_step(optim: str, tmp_path: Path):
     rows = [{"pixel_values": torch.randn(3, 16, 16), "labels": number % 3} for number in range(32)]
     rows[OVERFLOWING]["pixel_values"][0, 0, 0] = torch.inf
     trainer = ClassificationTrainer(
-        recipe=RecipeArguments(), mixer=ImageMixer(3), average=average, model=model, args=arguments, train_dataset=rows
+        method=FinetuneMethodArguments(),
+        mixer=ImageMixer(3),
+        average=average,
+        model=model,
+        args=arguments,
+        train_dataset=rows,
     )
     snapshots = train(trainer, lambda: average.average.get("classifier.bias", torch.zeros(3)))
     for is_skipped, before, after in zip(snapshots.was_skipped, snapshots.taken, snapshots.taken[1:], strict=False):

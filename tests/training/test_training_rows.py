@@ -17,7 +17,7 @@ from references_of_training import (
 from transformers import Trainer, TrainingArguments, ViTImageProcessor
 
 from hf_vit_suite.data import AugmentedImages, ImageTransform, collate_images, load_image_dataset, training_transform
-from hf_vit_suite.training.arguments import FinetuneTrainingArguments
+from hf_vit_suite.training.finetune import FinetuneTrainingArguments
 from hf_vit_suite.training.trainer import AugmentationEpoch, training_rows
 
 SMALL = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64,image_size=16,patch_size=8"
@@ -107,7 +107,7 @@ TWO_PROCESSES = """
 import json, os, sys, torch
 from pathlib import Path
 from hf_vit_suite.cli import main
-from hf_vit_suite.training.trainer import ClassificationTrainer
+from hf_vit_suite.training.finetune import ClassificationTrainer
 
 seen, compute_loss = [], ClassificationTrainer.compute_loss
 

@@ -1,0 +1,92 @@
+"""Changes to a config as text or nested fields: `num_hidden_layers=6,vision_config.patch_size=8`."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def parse_overrides(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """`"num_hidden_layers=6,pooling=mean"` -> `{"num_hidden_layers": 6, "pooling": "mean"}`.
+
+    A dot names a field of a nested config: `"vision_config.patch_size=8"` -> `{"vision_config": {"patch_size": 8}}`.
+    Values are JSON, such as `image_size=[32,64]` or `hidden_act="gelu"`, or text up to the next comma.
+    A mapping only has its dots resolved.
+
+    Raises:
+        ValueError: If a pair has no `=` or no name, or a field is set both to a value and by its own fields.
+    """
+    if isinstance(given, Mapping):
+        return nested_fields(given)
+    overrides: dict[str, Any] = {}
+    rest = given or ""
+    while rest := rest.lstrip(", "):
+        name, separator, rest = rest.partition("=")
+        if not separator or "," in name or not all(map(str.strip, name.split("."))):
+            pair = name.split(",")[0] if "," in name else f"{name}{separator}"
+            raise ValueError(f"--config_overrides takes name=value pairs with commas between, got {pair!r}")
+        value, rest = split_value(rest.lstrip())
+        overrides = merged_overrides(overrides, nested_fields({name.strip(): value}))
+    return overrides
+
+
+def split_value(text: str) -> tuple[Any, str]:
+    """`"[1,2],b=3"` -> `([1, 2], "b=3")`: the first value, and what follows the comma after it."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+        rest = text[end:].lstrip()
+        if rest and not rest.startswith(","):  # a text that only begins like JSON, such as 2d
+            raise ValueError
+    except ValueError:
+        value, _, rest = text.partition(",")
+        return value.strip(), rest
+    return value, rest[1:]
+
+
+def nested_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"vision_config.patch_size": 8}` -> `{"vision_config": {"patch_size": 8}}`; nested ones stay as they are.
+
+    Raises:
+        ValueError: If a field is set both to a value and by its own fields.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in overrides.items():
+        for field in reversed(name.split(".")):
+            value = {field: value}
+        nested = merged_overrides(nested, value)
+    return nested
+
+
+def merged_overrides(fields: Mapping[str, Any], changes: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
+    """Overrides with more overrides, of which the later win.
+
+    Raises:
+        ValueError: If a field is set both to a value and by its own fields.
+    """
+    merged = dict(fields)
+    for name, value in changes.items():
+        if name in merged and isinstance(merged[name], dict) != isinstance(value, dict):
+            part = next(iter(value if isinstance(value, dict) else merged[name]), "...")
+            full = parent + name
+            raise ValueError(f"config overrides set both {full} and its field {full}.{part}: give only one of them")
+        if name in merged and isinstance(value, dict):
+            merged[name] = merged_overrides(merged[name], value, f"{parent}{name}.")
+        else:
+            merged[name] = value
+    return merged
+
+
+def merged_fields(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Config fields with some changed; a nested config keeps its other fields."""
+    merged = dict(fields)
+    for name, value in changes.items():
+        are_nested = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = merged_fields(merged[name], value) if are_nested else value
+    return merged
+
+
+def overrides_as_text(overrides: str | Mapping[str, Any]) -> str:
+    """Overrides as the command takes them."""
+    if isinstance(overrides, str):
+        return overrides
+    values = {name: value if isinstance(value, str) else json.dumps(value) for name, value in overrides.items()}
+    return ",".join(f"{name}={value}" for name, value in values.items())

@@ -1,0 +1,337 @@
+"""`hf_vit_suite.evaluate`: measures features, classifiers, CLIPs and explanations."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from matplotlib.figure import Figure
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+
+from ..data import LabelledImages, dataset_name, load_captioned_images, load_image_dataset, split_off
+from ..inference.opening import best_device, checkpoint_name, open_pretrained
+from ..inference.scores import predicts_values, require_one_label
+from ..inference.two_towers import open_two_towers
+from ..inference.zero_shot import class_features, distinct_names, label_names, prompt_templates
+from ..options import choose, from_options
+from ..output import Result, staged_file, write_figures
+from .arguments import (
+    EvaluationArguments,
+    FaithfulnessArguments,
+    FeatureArguments,
+    LabelledArguments,
+    RetrievalArguments,
+    SplitArguments,
+    ZeroShotArguments,
+)
+from .classification import classification_report, model_labels
+from .faithfulness import METHODS as EXPLANATIONS
+from .faithfulness import RANDOM, faithfulness_report, method_curves
+from .features import FeatureExtractor, Features, extract_features, open_extractor, run_over_images
+from .knn import knn_report
+from .linear import linear_probe
+from .plots import confusion_figure, faithfulness_figure, knn_figure, reliability_figure, sweep_figure
+from .retrieval import RANKS, retrieval_report
+
+# Options that metrics.json repeats.
+RECORDED = ("pooling", "random_weights", "label_fraction")
+
+
+class Measured(NamedTuple):
+    """What an evaluation measured.
+
+    Args:
+        model: The measured model.
+        processor: Its image processor.
+        report: What metrics.json holds of it; `metrics` among it.
+        figures: Draws each figure, by file name.
+        summary: The metrics in words.
+    """
+
+    model: PreTrainedModel
+    processor: Callable
+    report: dict
+    figures: Mapping[str, Callable[[], Figure]]
+    summary: str
+
+
+def evaluate(method: str, model: str | os.PathLike | Result, **options: Any) -> Result:
+    """Measures a model on a data set and writes metrics.json and figures.
+
+    Args:
+        method: `"knn"`, `"linear"`, `"classification"`, `"zero-shot"`, `"retrieval"` or `"faithfulness"`.
+        model: Folder or Hub name, or the result of `finetune` or `pretrain`.
+        **options: Flags of `hf-vit-suite evaluate METHOD` by name, such as `dataset`: a name as for the command, a
+            `datasets.Dataset` or `DatasetDict`, or a torch `Dataset` of (image, label).
+
+    Raises:
+        ValueError: If an option is unknown, or model, data and labels don't fit together.
+    """
+    kind, measure = EVALUATIONS[choose(method, list(EVALUATIONS), "evaluation")]
+    (arguments,) = from_options((kind,), options, f"evaluate {method}")
+    name = checkpoint_name(model)
+    measured = measure(name, arguments)
+    how = {"model": name, "dataset": dataset_name(arguments.dataset)}
+    how |= {option: getattr(arguments, option) for option in RECORDED if hasattr(arguments, option)}
+    report = {**measured.report, **how}
+    output_dir = Path(arguments.output_dir or f"outputs/evaluate-{method}")
+    with staged_file(output_dir / "metrics.json") as path:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+    write_figures(output_dir, measured.figures)
+    return Result(measured.model, measured.processor, report["metrics"], output_dir, report, measured.summary)
+
+
+def load_data(arguments: LabelledArguments) -> LabelledImages:
+    """The labelled images that the arguments name."""
+    return load_image_dataset(
+        arguments.dataset,
+        image_column=arguments.image_column,
+        label_column=arguments.label_column,
+        validation_fraction=arguments.validation_fraction,
+        test_fraction=arguments.test_fraction,
+        seed=arguments.seed,
+        strict_images=arguments.strict_images,
+    )
+
+
+def chosen_split(arguments: SplitArguments, data: LabelledImages) -> Dataset:
+    """The images of `split`."""
+    if arguments.split == "all":
+        return concatenate_datasets(list(data.splits.values()))
+    return data.splits[arguments.split]
+
+
+def counts(data: LabelledImages) -> dict:
+    """Numbers of images by split, and the unreadable images."""
+    return {"images": {split: len(rows) for split, rows in data.splits.items()}, "skipped_images": data.skipped}
+
+
+def keep_fraction(data: LabelledImages, fraction: float, seed: int) -> None:
+    """Keeps a fraction of each class's training images (Chen et al. 2020, arXiv 2002.05709, table 7).
+
+    Raises:
+        ValueError: If the fraction is out of range, or leaves a class without a training image.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"--label_fraction must be above 0 and at most 1, got {fraction}")
+    if fraction == 1:
+        return
+    before = set(data.splits["train"]["label"][:])
+    _, data.splits["train"] = split_off(data.splits["train"], fraction, seed)
+    if lost := before - set(data.splits["train"]["label"][:]):
+        raise ValueError(
+            f"--label_fraction {fraction} leaves {len(lost)} of {len(before)} labels without a training image: give a "
+            "larger one"
+        )
+
+
+class FrozenFeatures(NamedTuple):
+    """A model's features of a data set.
+
+    Args:
+        data: The images.
+        extractor: The feature extractor.
+        by_split: Features by split.
+        seconds: Time of the forward passes.
+    """
+
+    data: LabelledImages
+    extractor: FeatureExtractor
+    by_split: dict[str, Features]
+    seconds: float
+
+
+def frozen_features(name: str, arguments: FeatureArguments, splits: Sequence[str]) -> FrozenFeatures:
+    """Extracts the features of these splits."""
+    data = load_data(arguments)
+    keep_fraction(data, arguments.label_fraction, arguments.seed)
+    extractor = open_extractor(name, arguments.pooling, arguments.random_weights, arguments.seed)
+    started = time.perf_counter()
+    by_split = {
+        split: extract_features(extractor, data.splits[split], arguments.batch_size, arguments.bf16, split)
+        for split in splits
+    }
+    return FrozenFeatures(data, extractor, by_split, time.perf_counter() - started)
+
+
+def measure_knn(name: str, arguments: FeatureArguments) -> Measured:
+    """Classifies test images by the weighted votes of their nearest training images, as in DINO."""
+    data, extractor, features, seconds = frozen_features(name, arguments, ("train", "test"))
+    report = knn_report(features["train"], features["test"], len(data.label_names))
+    best = max(report, key=lambda k: report[k]["accuracy"])
+    images = len(features["test"].labels)
+    return Measured(
+        extractor.model,
+        extractor.processor,
+        {"metrics": report, "seconds_of_features": seconds, **counts(data)},
+        {"knn.png": partial(knn_figure, report)},
+        f"k-NN accuracy {report[best]['accuracy']:.4f} (k = {best}) on {images} images",
+    )
+
+
+def measure_linear(name: str, arguments: FeatureArguments) -> Measured:
+    """Trains linear classifiers on frozen features for a sweep of learning rates; the validation images choose."""
+    data, extractor, features, seconds = frozen_features(name, arguments, ("train", "validation", "test"))
+    report = linear_probe(**features, num_labels=len(data.label_names), seed=arguments.seed)
+    return Measured(
+        extractor.model,
+        extractor.processor,
+        {"metrics": report, "seconds_of_features": seconds, **counts(data)},
+        {"linear.png": partial(sweep_figure, report)},
+        f"linear probe accuracy {report['accuracy']:.4f} on {len(features['test'].labels)} images",
+    )
+
+
+def label_figures(labels: Tensor, logits: Tensor, names: list[str], report: dict) -> dict[str, Callable[[], Figure]]:
+    """Draws figures of predictions `[images, labels]`, by file name."""
+    return {
+        "confusion_matrix.png": partial(confusion_figure, labels.numpy(), logits.argmax(dim=-1).numpy(), names),
+        "reliability.png": partial(reliability_figure, report),
+    }
+
+
+def measure_classification(name: str, arguments: SplitArguments) -> Measured:
+    """Measures a classifier: accuracy, each class, calibration, confusion matrix."""
+    model = open_pretrained(AutoModelForImageClassification, name).eval().to(best_device())
+    require_one_label(model.config, name, "evaluate classification")
+    processor = open_pretrained(AutoImageProcessor, name)
+    data = load_data(arguments)
+    split = chosen_split(arguments, data)
+    labels = model_labels(model.config, data.label_names, split["label"][:])
+    started = time.perf_counter()
+    logits, _ = run_over_images(
+        lambda pixel_values: model(pixel_values).logits,
+        model.device,
+        processor,
+        split,
+        arguments.batch_size,
+        arguments.bf16,
+        arguments.split,
+    )
+    seconds = time.perf_counter() - started
+    report = classification_report(logits, labels, model.config.id2label)
+    names = [model.config.id2label[number] for number in range(logits.shape[1])]
+    return Measured(
+        model,
+        processor,
+        {"metrics": report, "split": arguments.split, "seconds_of_logits": seconds, **counts(data)},
+        label_figures(labels, logits, names, report),
+        f"accuracy {report['accuracy']:.4f}, calibration error {report['calibration_error']:.4f} on {len(labels)} "
+        "images",
+    )
+
+
+def measure_zero_shot(name: str, arguments: ZeroShotArguments) -> Measured:
+    """Classifies images by comparing them with the labels' names in prompts, as in CLIP."""
+    templates = prompt_templates(arguments.templates)
+    towers = open_two_towers(name)
+    data = load_data(arguments)
+    names = label_names(arguments.labels, data.label_names)
+    classes = class_features(towers, names, templates, arguments.batch_size, arguments.bf16)
+    features, labels = run_over_images(
+        towers.encode_images,
+        towers.model.device,
+        towers.image_processor,
+        chosen_split(arguments, data),
+        arguments.batch_size,
+        arguments.bf16,
+        arguments.split,
+    )
+    logits = towers.scale * features @ classes.T
+    report = classification_report(logits, labels, distinct_names(names))
+    top5 = f" (top-5 {report['top5_accuracy']:.4f})" if "top5_accuracy" in report else ""
+    return Measured(
+        towers.model,
+        towers.image_processor,
+        {"metrics": report, "split": arguments.split, "templates": templates, "labels": names, **counts(data)},
+        label_figures(labels, logits, names, report),
+        f"zero-shot accuracy {report['accuracy']:.4f}{top5} on {len(labels)} images",
+    )
+
+
+def measure_faithfulness(name: str, arguments: FaithfulnessArguments) -> Measured:
+    """Removes patches, and inserts them, in the order of each explanation's values and in random order."""
+    model = open_pretrained(AutoModelForImageClassification, name).eval().to(best_device())
+    if predicts_values(model.config):
+        raise ValueError(f"{name} predicts values, problem_type regression: faithfulness needs probabilities")
+    processor = open_pretrained(AutoImageProcessor, name)
+    data = load_data(arguments)
+    split = chosen_split(arguments, data).shuffle(seed=arguments.seed)
+    split = split.select(range(min(arguments.images, len(split))))
+    methods, generator = (*EXPLANATIONS, RANDOM), torch.Generator().manual_seed(arguments.seed)
+
+    def curves(pixel_values: Tensor) -> Tensor:
+        with torch.inference_mode(False):  # gradients need tensors of their own
+            return method_curves(model, pixel_values.clone(), methods, generator, arguments.steps).flatten(1)
+
+    values, _ = run_over_images(
+        curves, model.device, processor, split, arguments.batch_size, arguments.bf16, arguments.split
+    )
+    report = faithfulness_report(values.view(len(values), len(methods), 2, arguments.steps + 1), methods)
+    lines = [
+        f"{method}: deletion {metrics['deletion']:.4f}, insertion {metrics['insertion']:.4f}"
+        for method, metrics in report.items()
+    ]
+    lines.append(f"area under the curve on {len(values)} images; deletion: lower is better, insertion: higher")
+    return Measured(
+        model,
+        processor,
+        {"metrics": report, "split": arguments.split, **counts(data)},
+        {"curves.png": partial(faithfulness_figure, report)},
+        "\n".join(lines),
+    )
+
+
+def measure_retrieval(name: str, arguments: RetrievalArguments) -> Measured:
+    """Retrieves each image's captions among all captions, and each caption's image among all images."""
+    towers = open_two_towers(name)
+    data = load_captioned_images(
+        arguments.dataset,
+        split=arguments.split,
+        image_column=arguments.image_column,
+        text_column=arguments.text_column,
+        strict_images=arguments.strict_images,
+    )
+    captions = data.rows["text"][:]
+    words = [text for of_image in captions for text in of_image]
+    number_of = {text: number for number, text in enumerate(dict.fromkeys(words))}
+    texts = towers.encode_texts(words, arguments.batch_size, arguments.bf16)
+    owners = torch.repeat_interleave(torch.tensor([len(of_image) for of_image in captions]))
+    images, _ = run_over_images(
+        towers.encode_images,
+        towers.model.device,
+        towers.image_processor,
+        data.rows.remove_columns("text").add_column("label", range(len(captions))),
+        arguments.batch_size,
+        arguments.bf16,
+        arguments.split,
+    )
+    report = retrieval_report(images, texts, owners, torch.tensor([number_of[text] for text in words]))
+    lines = []
+    for way, metrics in report.items():
+        recalls = ", ".join(f"R@{rank} {metrics[f'recall@{rank}']:.4f}" for rank in RANKS)
+        lines.append(f"{way.replace('_', ' ')}: {recalls} on {len(images)} images and {len(texts)} captions")
+    found = {
+        "images": len(images),
+        "captions": len(texts),
+        "distinct_captions": len(number_of),
+        "skipped_images": data.skipped,
+    }
+    report = {"metrics": report, "split": arguments.split, **found}
+    return Measured(towers.model, towers.image_processor, report, {}, "\n".join(lines))
+
+
+EVALUATIONS: dict[str, tuple[type[EvaluationArguments], Callable[[str, Any], Measured]]] = {
+    "knn": (FeatureArguments, measure_knn),
+    "linear": (FeatureArguments, measure_linear),
+    "classification": (SplitArguments, measure_classification),
+    "zero-shot": (ZeroShotArguments, measure_zero_shot),
+    "retrieval": (RetrievalArguments, measure_retrieval),
+    "faithfulness": (FaithfulnessArguments, measure_faithfulness),
+}

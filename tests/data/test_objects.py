@@ -1,0 +1,107 @@
+"""Data sets given as Python objects."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict
+from PIL import Image
+
+from hf_vit_suite.data import dataset_name, decode_image, load_captioned_images, load_image_dataset
+from hf_vit_suite.data import load_unlabelled_images as load_unlabelled
+
+
+def images(number: int) -> list[Image.Image]:
+    """Random images."""
+    random = np.random.default_rng(0)
+    return [Image.fromarray(random.integers(0, 255, (6, 8, 3), np.uint8)) for _ in range(number)]
+
+
+class Pairs(torch.utils.data.Dataset):
+    """A torch data set as torchvision's are."""
+
+    def __init__(self, items: list[tuple], classes: list[str] | None = None):
+        self.items = items
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> tuple:
+        return self.items[number]
+
+
+def pixels_by_label(rows: Dataset) -> set[tuple[int, bytes]]:
+    """Each row's label and decoded pixels."""
+    return {(row["label"], decode_image(row["image"]).tobytes()) for row in rows}
+
+
+FORMS = {
+    "PIL": lambda image: image,
+    "array": np.asarray,
+    "tensor": lambda image: torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_torch_data_set_keeps_its_pixels_labels_and_names(form: str):
+    pictures = images(12)
+    data = Pairs([(FORMS[form](image), number % 2) for number, image in enumerate(pictures)], ["cat", "dog"])
+    loaded = load_image_dataset(data)
+    assert loaded.label_names == ["cat", "dog"]
+    found = set().union(*(pixels_by_label(rows) for rows in loaded.splits.values()))
+    assert found == {(number % 2, image.tobytes()) for number, image in enumerate(pictures)}
+    assert dataset_name(data) == "Pairs of 12 rows"
+
+
+def test_data_set_is_read_anew_each_time(tmp_path: Path):
+    class Files(Pairs):
+        def __getitem__(self, number: int) -> tuple:
+            return Image.open(self.items[number][0]).convert("RGB"), self.items[number][1]
+
+    paths = [tmp_path / f"{number}.png" for number in range(6)]
+    data = Files([(str(path), number % 2) for number, path in enumerate(paths)])
+    for colour in (10, 200):
+        for path in paths:
+            Image.new("RGB", (4, 4), (colour, 0, 0)).save(path)
+        rows = load_image_dataset(data).splits["train"]
+        assert decode_image(rows[0]["image"]).getpixel((0, 0)) == (colour, 0, 0)
+
+
+def test_data_sets_splits_and_streams_are_taken_as_they_are():
+    features = datasets.Features({"image": datasets.Image(), "label": ClassLabel(names=["cat", "dog"])})
+    columns = {"image": images(12), "label": [0, 1] * 6}
+    whole = Dataset.from_dict(columns, features=features)
+    expected = set().union(*(pixels_by_label(rows) for rows in load_image_dataset(whole).splits.values()))
+    assert len(expected) == 12
+    transformed = whole.with_transform(lambda rows: {"image": [None] * len(rows["image"])})
+    assert len(load_unlabelled(transformed).rows) == 12
+    splits = DatasetDict({"train": whole, "test": whole.select(range(4))})
+    assert {name: len(rows) for name, rows in load_image_dataset(splits, validation_fraction=0.2).splits.items()} == {
+        "train": 10, "validation": 2, "test": 4,
+    }  # fmt: skip
+    assert dataset_name(splits) == "DatasetDict (train: Dataset of 12 rows, test: Dataset of 4 rows)"
+    stream = whole.to_iterable_dataset()
+    with pytest.raises(ValueError, match="the train split is an IterableDataset: give streaming=True"):
+        load_unlabelled(stream)
+    assert len(list(load_unlabelled(stream, streaming=True).rows)) == 12
+    assert len(list(load_unlabelled(whole, streaming=True).rows)) == 12
+    captioned = Dataset.from_dict(columns | {"text": [["a cat"], ["a dog"]] * 6})
+    captioned = captioned.cast_column("image", datasets.Image())
+    assert load_captioned_images(captioned).rows["text"][:2] == [["a cat"], ["a dog"]]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Pairs([(torch.rand(3, 4, 4), 0)] * 4), "image 0 of the data set is a torch.float32: give PIL images or"),
+        (Pairs([Image.new("RGB", (4, 4))] * 4), r"item 0 of the data set must be \(image, label\), got a Image"),
+        (3, "dataset must be a name, a datasets.Dataset, a DatasetDict or a torch Dataset .*, got a int"),
+    ],
+)
+def test_other_objects_are_refused(source, message: str):
+    with pytest.raises(ValueError, match=message):
+        load_image_dataset(source)
