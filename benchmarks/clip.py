@@ -3,14 +3,14 @@
     python benchmarks/clip.py [--batch 16] [--rounds 7] [--threads 2]
 
 A step is forward with loss, backward and a fused AdamW update, of three models with the same architecture (QuickGELU
-in all) on the same pairs in float32. Captions are filled up to 77 tokens, as the peers' example scripts train, and for
-ours also to the longest of the batch, as ours trains. A round times each part of each step once, in turn, so that what
-else the machine does hits all alike; a step is the sum of its parts' medians. The ratios are a step of each over ours
-with so many tokens (above 1: ours is faster). Memory is the peak of three steps beyond the interpreter with its
+in all) on the same pairs in float32. Captions are padded to 77 tokens, as in the peers' training scripts, and for
+ours also to the longest of the batch, as in our training. A round times each part of each step once, in turn, so that
+other load affects all of them; a step is the sum of its parts' medians. The ratios are each model's step over ours
+with as many tokens (above 1: ours is faster). Memory is the peak of three steps beyond the interpreter with its
 imports, each model in a process of its own.
 
-At last ours takes a step with `--large_batch` pairs of 77 tokens of which `--cached_batch_size` have activations at a
-time, in a process of its own; the aim is a peak of at most 4 GiB.
+Finally ours takes a step with `--large_batch` pairs of 77 tokens, the activations of `--cached_batch_size` pairs in
+memory at a time, in a process of its own; the target is a peak of at most 4 GiB.
 """
 
 import argparse
@@ -76,7 +76,7 @@ class Training:
 
 
 def pairs_of(batch: int, longest: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Captions `[batch, tokens]`, of which the longest has so many tokens before it is filled up, and images."""
+    """Captions `[batch, tokens]`, whose longest has `longest` tokens before padding, and images."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, 224, 224, generator=generator)
     words = torch.randint(START, (batch, MOST_TOKENS), generator=generator)[:, :tokens]

@@ -119,7 +119,7 @@ class Plain:
 
 
 class Normalise(nn.Module):
-    """Makes rows of length 1."""
+    """L2-normalises rows."""
 
     def forward(self, features: Tensor) -> Tensor:
         return nn.functional.normalize(features, dim=-1)

@@ -3,7 +3,7 @@
     python benchmarks/inference.py [--models vit_small_patch16_224] [--rounds 7] [--threads 2]
 
 Every model has the same weights; before it is timed, its logits are compared. A round times each of the three once,
-in turn, so that what else the machine does hits all alike; printed are the median times and the ratio of the faster
+in turn, so that other load affects all of them; printed are the median times and the ratio of the faster
 peer's median to ours (above 1: ours is faster).
 """
 
@@ -61,7 +61,7 @@ def to_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under transformers' names, queries, keys and values apart."""
+    """Our weights under transformers' names, with separate queries, keys and values."""
     names = (
         ("vit.encoder.blocks.", "vit.layers."),
         ("vit.norm.", "vit.layernorm."),

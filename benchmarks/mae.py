@@ -3,9 +3,9 @@
     python benchmarks/mae.py [--batch 8] [--rounds 7] [--threads 2]
 
 Both models have the same weights, images and masks, and before they are timed their losses are compared. A step is
-forward, backward and a fused AdamW update. A round times each once, in turn, so that what else the machine does hits
-both alike. The ratio is transformers' median over ours (above 1: ours is faster). The share of matrix products is the
-step's floating-point operations over the rate of the machine's own products of the same shapes, over the step's time.
+forward, backward and a fused AdamW update. A round times each once, in turn, so that other load affects both. The
+ratio is transformers' median over ours (above 1: ours is faster). The fraction of products is the time that the step's
+matrix products would take at the rate of the machine's own products of the same shapes, over the step's time.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def build(name: str) -> nn.Module:
 
 
 def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under transformers' names, queries, keys and values apart."""
+    """Our weights under transformers' names, with separate queries, keys and values."""
     names = (
         ("vit.encoder.blocks.", "vit.layers."),
         ("vit.norm.", "vit.layernorm."),
@@ -127,7 +127,7 @@ def time_both(batch: int, rounds: int) -> None:
         for name, steps in times.items()
     }
     totals = {name: statistics.median(sum(step.values()) for step in steps) for name, steps in times.items()}
-    table = Table("", *(f"{part} ms" for part in PARTS), "step ms", "GFLOP", "share of products", box=SIMPLE)
+    table = Table("", *(f"{part} ms" for part in PARTS), "step ms", "GFLOP", "fraction of products", box=SIMPLE)
     for name, parts in medians.items():
         share = operations[name] / rate / (totals[name] / 1000)
         columns = [f"{value:.0f}" for value in (*parts.values(), totals[name], operations[name] / 1e9)]

@@ -1,4 +1,4 @@
-"""What the benchmarks share: runs in turn within one process, and peak memory in a process of its own."""
+"""Shared by the benchmarks: runs in turn within one process, and peak memory in a process of its own."""
 
 import gc
 import statistics
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def median_milliseconds(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Runs each contender once a round, in turn, so that what else the machine does hits all alike.
+    """Runs each contender once a round, in turn, so that other load on the machine affects all of them.
 
     Args:
         contenders: What to run, by name.

@@ -3,7 +3,7 @@
     python examples/emoji_captions.py FONT FOLDER
 
 FONT is a colour font of bitmaps such as NotoColorEmoji.ttf (Debian's package fonts-noto-color-emoji). FOLDER gets a
-picture for each emoji of one code point and metadata.csv, as `hf-vit-suite pretrain clip --dataset FOLDER` reads them.
+image for each emoji of one code point and metadata.csv, as `hf-vit-suite pretrain clip --dataset FOLDER` reads them.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-# The only size that the bitmaps of Noto Color Emoji have; a picture of 136 x 128 pixels stands in it.
+# The only size that the bitmaps of Noto Color Emoji have; an image of 136 x 128 pixels fits in it.
 FONT_SIZE = 109
 SIDE = 136
 FIRST_SYMBOL = 0x203C  # below are digits and letters, which only make emoji together with other code points
@@ -39,7 +39,7 @@ def draw(character: str, font: ImageFont.FreeTypeFont) -> Image.Image | None:
 
 
 def main() -> None:
-    """Writes the pictures, then the captions."""
+    """Writes the images, then the captions."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("font", type=Path, help="colour font, e.g. NotoColorEmoji.ttf")
     parser.add_argument("folder", type=Path, help="folder to write")
@@ -54,7 +54,7 @@ def main() -> None:
             rows.append((file, name))
     with open(arguments.folder / "metadata.csv", "w", newline="") as table:
         csv.writer(table).writerows([("file_name", "text"), *rows])
-    print(f"wrote {len(rows)} pictures with captions to {arguments.folder}")
+    print(f"wrote {len(rows)} images with captions to {arguments.folder}")
 
 
 if __name__ == "__main__":

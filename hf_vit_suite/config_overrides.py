@@ -57,7 +57,7 @@ def nested_fields(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged_overrides(fields: Mapping[str, Any], changes: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
-    """Overrides with more overrides, of which the later win.
+    """Overrides merged with more overrides, which win.
 
     Raises:
         ValueError: If a field is set both to a value and by its own fields.

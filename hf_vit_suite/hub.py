@@ -39,7 +39,7 @@ CLASSIFIER_CARD = """---
 from transformers import pipeline
 
 classifier = pipeline("image-classification", model={quoted_name}, trust_remote_code=True)
-print(classifier("picture.jpg"))
+print(classifier("photo.jpg"))
 ```
 
 """
@@ -64,12 +64,12 @@ PRETRAINED_CARD = """---
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a pretrained model's card tells by its kind.
+    """Parts of a pretrained model's card that depend on its kind.
 
     Args:
         pipeline_tag: The Hub's name of its task.
-        tag: What sets it apart on the Hub.
-        how: How it was trained, in words.
+        tag: Tag on the Hub.
+        how: How it was trained, a phrase.
         usage: Code and commands, in which the model's name is `{quoted_name}` and `{shell_name}`.
     """
 
@@ -99,18 +99,18 @@ hf-vit-suite evaluate linear {shell_name} --dataset DATA
 TWO_TOWERS = Pretrained(
     pipeline_tag="zero-shot-image-classification",
     tag="clip",
-    how="trained to tell which captions belong to which images",
+    how="trained to match images and captions",
     usage="""```python
 from transformers import pipeline
 
 classify = pipeline("zero-shot-image-classification", model={quoted_name}, trust_remote_code=True)
-print(classify("picture.jpg", candidate_labels=["a cat", "a dog"]))
+print(classify("photo.jpg", candidate_labels=["a cat", "a dog"]))
 ```
 
 ```
-hf-vit-suite predict {shell_name} picture.jpg --labels "a cat,a dog"
+hf-vit-suite predict {shell_name} photo.jpg --labels "a cat,a dog"
 hf-vit-suite evaluate zero-shot {shell_name} --dataset DATA
-hf-vit-suite explain {shell_name} picture.jpg --text "a cat" --out match.png
+hf-vit-suite explain {shell_name} photo.jpg --text "a cat" --out match.png
 ```""",
 )
 
@@ -135,11 +135,11 @@ def embedded(figures: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class ClassifierFacts:
-    """What a classifier's card tells; every figure is measured.
+    """Content of a classifier's card; every figure is measured.
 
     Args:
         name: Name of the model, the folder's or the Hub's.
-        base: What it started from, e.g. a checkpoint's name; `None` is random weights.
+        base: Checkpoint that it started from; `None` for random weights.
         architecture: Class and size in words.
         dataset: Name of the data.
         label_names: Labels in order.
@@ -211,7 +211,7 @@ def classifier_card(facts: ClassifierFacts) -> ModelCard:
 
 @dataclass(frozen=True)
 class PretrainedFacts:
-    """What the card of a model pretrained without labels tells; every figure is measured.
+    """Content of a pretrained model's card; every figure is measured.
 
     Args:
         name: Name of the model, the folder's or the Hub's.
@@ -219,7 +219,7 @@ class PretrainedFacts:
         dataset: Name of the data.
         images: Number of training images; `None` for streams.
         skipped: Number of unreadable images left out.
-        metrics: The last that were measured, by name: `loss`, and what else the method logs.
+        metrics: The last measured values by name: `loss`, and what else the method logs.
         figures: File names of figures in the folder.
         command: Command line or call from Python that made it.
         training: Sentences on the run: epochs, time, device.

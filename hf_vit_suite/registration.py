@@ -75,7 +75,7 @@ def open_our_folders(auto_backbone: type) -> None:
     """Lets AutoBackbone open folders of the suite, as the other Auto classes do.
 
     transformers (5.23, 5.24) first asks the Hub whether a repository of that name exists, which fails for any path.
-    Names and folders of other models go on to transformers' own method.
+    Names and folders of other models use transformers' own method.
     """
     from_hub = auto_backbone.from_pretrained
 

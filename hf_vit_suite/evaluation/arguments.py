@@ -31,8 +31,8 @@ class LabelledArguments(EvaluationArguments):
 
     dataset: str = field(default="digits", metadata={"help": "images with labels, as for finetune"})
     label_column: str | None = field(default=None, metadata={"help": "column of the labels; default found by type"})
-    validation_fraction: float = field(default=0.1, metadata={"help": "fraction split off where there is no split"})
-    test_fraction: float = field(default=0.1, metadata={"help": "fraction split off where there is no split"})
+    validation_fraction: float = field(default=0.1, metadata={"help": "fraction split off if there is no split"})
+    test_fraction: float = field(default=0.1, metadata={"help": "fraction split off if there is no split"})
     seed: int = field(
         default=42,
         metadata={

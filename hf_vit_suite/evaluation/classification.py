@@ -115,7 +115,7 @@ def calibration_bins(logits: Tensor, labels: Tensor, bins: int = CALIBRATION_BIN
         bins: Number of bins; empty ones are left out.
 
     Returns:
-        For each bin its upper `edge`, `share` of the images, mean `confidence` and `accuracy`.
+        For each bin its upper `edge`, `share` (fraction of the images), mean `confidence` and `accuracy`.
     """
     confidence, predicted = (values.numpy() for values in logits.double().softmax(dim=-1).max(dim=-1))
     is_right = predicted == labels.numpy()

@@ -1,7 +1,6 @@
-"""Whether explanations name what decides: patches taken away and given back in their order.
+"""Faithfulness of explanations: deletion and insertion of patches in the order of an explanation.
 
-Source: Petsiuk et al. 2018 (RISE), arXiv 1806.07421, section 4.1, deletion and insertion, with patches in place of
-pixels, as the models see those.
+Source: Petsiuk et al. 2018 (RISE), arXiv 1806.07421, section 4.1, with patches in place of pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,16 +27,16 @@ METHODS: dict[str, Explain] = {
 def perturbation_curves(
     model: PreTrainedModel, pixel_values: Tensor, maps: Tensor, steps: int = 16
 ) -> tuple[Tensor, Tensor]:
-    """The predicted class's probability while patches vanish, and while they appear, the highest first.
+    """The predicted class's probability while patches are deleted, and inserted, the highest value first.
 
-    Patches that are absent are 0, the mean colour of normalised images, both ways: the blurred image from which the
-    paper inserts still shows what is on small images.
+    Absent patches are 0, the mean colour of normalised images, for insertion too: the blurred start image of the paper
+    still shows the content of small images.
 
     Args:
         model: A classifier, in evaluation mode.
         pixel_values: `[batch, channels, height, width]`, normalised.
         maps: `[batch, rows, columns]` on the patch grid.
-        steps: Parts in which the patches go.
+        steps: Number of steps from all to none of the patches.
 
     Returns:
         Deletion and insertion, `[batch, steps + 1]` each, from none to all of the patches.

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 NEIGHBOURS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
-# Similarities held at a time: 1,024 x 16,384 in float32 are 64 MiB.
+# Bounds the similarities in memory: 1,024 x 16,384 in float32 are 64 MiB.
 QUERY_CHUNK, KEY_CHUNK = 1024, 16384
 
 
@@ -26,10 +26,10 @@ def knn_report(
     """Accuracy of weighted voting among the nearest training images.
 
     Args:
-        train: Features that vote.
-        test: Features that are classified.
+        train: Features of the voting images.
+        test: Features of the classified images.
         num_labels: Number of labels.
-        neighbours: How many vote; those that are more than there are training images are left out, and if all are,
+        neighbours: Numbers of voting neighbours. Numbers above the number of training images are dropped; if all are,
             every training image votes.
 
     Returns:
@@ -54,14 +54,14 @@ def knn_report(
 def nearest_neighbours(
     queries: Tensor, keys: Tensor, k: int, query_chunk: int = QUERY_CHUNK, key_chunk: int = KEY_CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """The k keys most alike to each query, chunk by chunk, so that memory is bounded by the chunks.
+    """The k keys with the highest cosine similarity to each query, in chunks, which bound the memory.
 
     Args:
-        queries: `[queries, width]`, of length 1.
-        keys: `[keys, width]`, of length 1, at least k.
-        k: How many.
-        query_chunk: Queries at a time.
-        key_chunk: Keys at a time.
+        queries: L2-normalised `[queries, width]`.
+        keys: L2-normalised `[keys, width]`, at least k.
+        k: Number of keys per query.
+        query_chunk: Queries per chunk.
+        key_chunk: Keys per chunk.
 
     Returns:
         Cosine similarities `[queries, k]`, the largest first, and the keys' numbers.
@@ -87,7 +87,7 @@ def weighted_votes(similarities: Tensor, labels: Tensor, num_labels: int, temper
         similarities: `[images, neighbours]`.
         labels: `[images, neighbours]`, the neighbours' labels.
         num_labels: Number of labels.
-        temperature: Of the weights; 0.07 in both papers.
+        temperature: Temperature of the weights; 0.07 in both papers.
 
     Returns:
         `[images, num_labels]`.

@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features, for many learning rates at once."""
+"""Linear probe: linear classifiers on frozen features, trained for many learning rates at once."""
 
 from collections.abc import Sequence
 
@@ -15,25 +15,25 @@ STEPS = 12_500
 REFERENCE_BATCH = 256
 MOMENTUM = 0.9
 HEAD_STD = 0.01
-# Against a division by zero at features that never change.
+# Avoids division by zero for constant features.
 DEVIATION_EPSILON = 1e-6
 
 
 def linear_probe(
     train: Features, validation: Features, test: Features, num_labels: int, seed: int = 0, steps: int = STEPS
 ) -> dict:
-    """Trains a linear head for each learning rate and keeps the best of them on the validation images.
+    """Trains a linear head for each learning rate and keeps the best one on the validation images.
 
-    Features are standardised by the training images, as the batch norm without parameters does in MAE's linear probe
-    (He et al. 2021, arXiv 2111.06377, appendix A.1).
+    Features are standardised with the statistics of the training images, like the batch norm without parameters of
+    MAE's linear probe (He et al. 2021, arXiv 2111.06377, appendix A.1).
 
     Args:
-        train: Features that the heads are trained on.
-        validation: Features that choose the head.
-        test: Features that it is measured on.
+        train: Features to train on.
+        validation: Features that select the head.
+        test: Features that the head is measured on.
         num_labels: Number of labels.
-        seed: Draws the heads' first weights and the batches.
-        steps: Of SGD with momentum 0.9, 1,024 images each; the rate falls to 0 by a cosine.
+        seed: Seed of the heads' initial weights and of the batches.
+        steps: Steps of SGD with momentum 0.9 on 1,024 images each; the learning rate decays to 0 by a cosine.
 
     Returns:
         `learning_rate`, `accuracy`, `loss` and, with more than five labels, `top5_accuracy` on the test images, the
@@ -88,16 +88,16 @@ def train_heads(
     steps: int,
     seed: int,
 ) -> nn.Linear:
-    """One linear layer that is a head for each learning rate, trained as if each were alone.
+    """One linear layer with a head per learning rate, each trained independently.
 
     Args:
         values: `[images, width]`.
         labels: `[images]`.
         num_labels: Number of labels.
-        learning_rates: For 256 images a step; they are scaled to the batch.
-        batch_size: Images a step.
+        learning_rates: Learning rates for 256 images per step, scaled to the batch.
+        batch_size: Images per step.
         steps: Number of steps.
-        seed: Draws the first weights and the batches.
+        seed: Seed of the initial weights and of the batches.
 
     Returns:
         A layer from `width` to `learning_rates * num_labels`, head by head.
@@ -106,7 +106,7 @@ def train_heads(
     heads = nn.Linear(values.shape[1], len(learning_rates) * num_labels)
     nn.init.normal_(heads.weight, std=HEAD_STD, generator=generator)
     nn.init.zeros_(heads.bias)
-    # SGD's step is linear in the gradient, so a factor of a head's loss is its learning rate.
+    # SGD's step is linear in the gradient, so a factor of a head's loss acts as its learning rate.
     rates = torch.tensor(learning_rates) * batch_size / REFERENCE_BATCH
     optimizer = torch.optim.SGD(heads.parameters(), lr=1.0, momentum=MOMENTUM)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -1,10 +1,10 @@
-"""Finding the captions of an image and the image of a caption among all others."""
+"""Retrieval of the captions of an image, and of the image of a caption."""
 
 import torch
 from torch import Tensor
 
 RANKS = (1, 5, 10)
-# Similarities that exist at a time: 64 MiB in float32.
+# Bounds the similarities in memory: 64 MiB in float32.
 MOST_SIMILARITIES = 2**24
 
 
@@ -13,14 +13,14 @@ def retrieval_report(
 ) -> dict[str, dict[str, float]]:
     """Recall both ways, as for COCO and Flickr30k (Karpathy and Fei-Fei 2015, arXiv 1412.2306, section 4.1).
 
-    Every caption is a query and has one right image, its own. An image is right with any of its captions, and as
-    captions that read the same can't be distinguished, with the same words of another image too.
+    Every caption is a query with one correct image, its own. An image is a query with any of its captions as correct
+    results. Captions of other images with the same words count as correct too, as they can't be distinguished.
 
     Args:
-        images: `[images, width]`, of length 1; no image twice.
-        texts: `[texts, width]`, of length 1.
-        owners: `[texts]`, the number of the image that each text tells of; every image has at least one.
-        wordings: `[texts]`, numbers from 0 that texts which read the same share; `None` where all differ.
+        images: L2-normalised `[images, width]`, without duplicates.
+        texts: L2-normalised `[texts, width]`.
+        owners: `[texts]`, the number of each text's image; every image has at least one text.
+        wordings: `[texts]`, numbers from 0 that are equal for equal texts; `None` if all differ.
 
     Returns:
         For `image_to_text` (a hit where any of the image's texts is among the k most similar) and `text_to_image`:
@@ -42,14 +42,14 @@ def retrieval_report(
 def best_ranks(
     queries: Tensor, gallery: Tensor, of_queries: Tensor, of_gallery: Tensor, alike: Tensor | None = None
 ) -> Tensor:
-    """The rank, from 1, of each query's most similar partner; others that are as similar stand before it.
+    """The rank, from 1, of each query's most similar partner; items with the same similarity rank before it.
 
     Args:
-        queries: `[queries, width]`, of length 1.
-        gallery: `[items, width]`, of length 1.
-        of_queries: `[queries]`, numbers that a query and its partners share.
+        queries: L2-normalised `[queries, width]`.
+        gallery: L2-normalised `[items, width]`.
+        of_queries: `[queries]`, numbers that are equal for a query and its partners.
         of_gallery: `[items]`, the items' numbers.
-        alike: `[items]`, numbers from 0 that equal items share: those that equal a partner are partners too.
+        alike: `[items]`, numbers from 0 that are equal for equal items; an item equal to a partner is a partner too.
 
     Returns:
         `[queries]`, integers.
@@ -62,12 +62,12 @@ def best_ranks(
         if alike is not None:
             is_partner = spread(is_partner, alike)
         best = similarities.masked_fill(~is_partner, float("-inf")).amax(dim=1, keepdim=True)
-        # Not `similarities >= best`, by which a model whose features are NaN would find everything.
+        # Not `similarities >= best`: with NaN features every partner would then rank first.
         ranks.append(1 + (~(similarities < best) & ~is_partner).sum(dim=1))
     return torch.cat(ranks)
 
 
 def spread(is_partner: Tensor, alike: Tensor) -> Tensor:
-    """`[queries, items]` True for every item that equals, by its number in `alike`, one that is True already."""
+    """Extends `[queries, items]` to True for every item with the number, in `alike`, of an item that is True."""
     count = is_partner.new_zeros(len(is_partner), int(alike.max()) + 1, dtype=torch.int32)
     return count.index_add(1, alike, is_partner.int())[:, alike] > 0

@@ -65,7 +65,7 @@ def label_names(given: str | Sequence[str] | None, default: Sequence[str]) -> li
 
 
 def distinct_names(names: Sequence[str]) -> dict[int, str]:
-    """Names by number; labels that share a name, as ImageNet's two cranes do, get their number appended."""
+    """Names by number; labels of the same name, such as ImageNet's two cranes, get their number appended."""
     times = Counter(names)
     return {number: name if times[name] == 1 else f"{name} ({number})" for number, name in enumerate(names)}
 

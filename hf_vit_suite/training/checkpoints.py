@@ -1,4 +1,4 @@
-"""The output folder of a run: refusing to mix two models, finding the checkpoint to go on from, training."""
+"""The output folder of a run: refuses to mix two models, finds the checkpoint to resume from, trains."""
 
 import shutil
 import time
@@ -9,7 +9,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .arguments import SuiteTrainingArguments
 
-# What Trainer writes last into a checkpoint: without it the checkpoint was cut off.
+# Trainer writes it last: a checkpoint without it is incomplete.
 TRAINER_STATE = "trainer_state.json"
 
 
@@ -17,8 +17,8 @@ def prepare_output_dir(arguments: SuiteTrainingArguments, last_written: str = TR
     """Refuses to mix two models in one folder; returns the checkpoint to resume from, if any.
 
     Args:
-        arguments: Of the run.
-        last_written: The file that tells a complete checkpoint.
+        arguments: The run's arguments.
+        last_written: The file that marks a checkpoint as complete.
 
     Raises:
         ValueError: If the folder holds another model, or there is no checkpoint to resume from.
@@ -31,7 +31,7 @@ def prepare_output_dir(arguments: SuiteTrainingArguments, last_written: str = TR
     old = [path for path in (folder / "config.json", *checkpoints(folder)) if path.exists()]
     if old and not arguments.overwrite_output_dir:
         raise ValueError(
-            f"{folder} holds a model already ({old[0].name}): choose another --output_dir, go on with it by "
+            f"{folder} holds a model already ({old[0].name}): choose another --output_dir, continue it by "
             "--resume_from_checkpoint last, or replace it by --overwrite_output_dir"
         )
     return None
@@ -55,7 +55,7 @@ def checkpoint_to_resume(value: str, folder: Path, last_written: str) -> str:
 
 
 def train(trainer: Trainer, resume_from: str | None) -> float:
-    """Trains, after clearing a replaced model's checkpoints away; returns the seconds it took."""
+    """Trains, after removing the checkpoints of a replaced model; returns the seconds it took."""
     if trainer.args.should_save and resume_from is None:
         for old in checkpoints(Path(trainer.args.output_dir)):
             shutil.rmtree(old)

@@ -34,15 +34,15 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, kind: str,
 
 
 class Teacher(nn.Module):
-    """A frozen classifier that sees the student's augmented batch in its own size and normalisation.
+    """A frozen classifier that receives the student's augmented batch in its own size and normalisation.
 
     Args:
         name: Folder or Hub name that `AutoModelForImageClassification` and `AutoImageProcessor` open.
         label_names: The student's labels in order; the teacher's must be the same set.
-        student_processor: Image processor whose normalisation the batch has.
+        student_processor: Image processor of the student, which normalised the batch.
 
     Raises:
-        ValueError: If the teacher's labels are others, or don't exclude one another.
+        ValueError: If the teacher's labels differ from the student's, or are not mutually exclusive.
     """
 
     def __init__(self, name: str, label_names: list[str], student_processor):
@@ -74,7 +74,7 @@ class Teacher(nn.Module):
 
 
 def renormalisation(source, target) -> tuple[Tensor, Tensor]:
-    """Scale and shift `[channels, 1, 1]` that turn the source processor's normalised pixels into the target's."""
+    """Scale and shift `[channels, 1, 1]` from the source processor's normalisation to the target's."""
     statistics = (source.image_mean, source.image_std, target.image_mean, target.image_std)
     source_mean, source_std, target_mean, target_std = (torch.tensor(values).view(-1, 1, 1) for values in statistics)
     return source_std / target_std, (source_mean - target_mean) / target_std

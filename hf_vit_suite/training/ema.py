@@ -18,15 +18,16 @@ EMA_FILE = "ema.safetensors"
 
 
 class WeightAverage(TrainerCallback):
-    """Exponential moving average of the trained weights (Polyak and Juditsky 1992), as ViT recipes use it.
+    """Exponential moving average of the trained weights (Polyak and Juditsky 1992), as in ViT recipes.
 
     After each step average = decay * average + (1 - decay) * weights, with the decay held to at most
-    (1 + step) / (10 + step), so that the first steps don't linger. Checkpoints keep the average beside the weights;
-    evaluation runs with the average, and the weights end as the average, of the best checkpoint where one is loaded.
+    (1 + step) / (10 + step), so that the first weights decay fast. Checkpoints store the average beside the
+    weights. Evaluation uses the average. At the end the model gets the average, that of the best checkpoint if one is
+    loaded.
 
     Args:
         decay: Above 0, below 1; 0.9999 for long runs.
-        resume_from: Checkpoint folder whose average is taken up; `None` starts from the model's weights.
+        resume_from: Checkpoint folder to load the average from; `None` starts from the model's weights.
 
     Raises:
         ValueError: If the decay is out of range, or the checkpoint to resume from has no average.
@@ -78,7 +79,7 @@ class WeightAverage(TrainerCallback):
         self.average = {}
 
     def load(self, checkpoint: str, device: torch.device) -> None:
-        """Takes up the average of a checkpoint folder."""
+        """Loads the average of a checkpoint folder."""
         path = os.path.join(checkpoint, EMA_FILE)
         if not os.path.isfile(path):
             raise ValueError(f"{checkpoint} has no {EMA_FILE}: saved without --ema_decay, it resumes without it too")
@@ -94,7 +95,7 @@ class WeightAverage(TrainerCallback):
 
     @contextmanager
     def in_use(self, model: nn.Module) -> Iterator[None]:
-        """Within the block the model has the averaged weights, where there are any yet."""
+        """Within the block the model has the averaged weights, once there are any."""
         if not self.average:
             yield
             return

@@ -135,7 +135,7 @@ def test_trained_folder_holds_everything_the_loss_falls_and_every_auto_class_ope
     assert f"{last} after 60 steps on 36 images" in output
     card = (folder / "README.md").read_text()
     assert "pipeline_tag: zero-shot-image-classification" in card
-    assert "trained to tell which captions belong to which images" in card
+    assert "trained to match images and captions" in card
     assert "not initialized" not in run_python("-c", FRESH_PROCESS).stderr
 
 
