@@ -1,6 +1,6 @@
-"""Reference weights in and out; installed as `hf_vit_suite.conversion`.
+"""Reference weights: import and export. Installs as `hf_vit_suite.conversion`.
 
-A layout in `layouts/` is a table of reversible rules, which `rules.py` reads forward to import and backward to export.
+A layout in `layouts/` is a table of reversible rules. `rules.py` applies them for import, and inverted for export.
 """
 
 import importlib

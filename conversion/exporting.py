@@ -1,4 +1,4 @@
-"""One of our models to a file, or for transformers a folder, in a reference's layout."""
+"""Exports a model of the suite to a reference's layout: a file, or a folder for transformers."""
 
 import json
 import os
@@ -28,21 +28,21 @@ def export_reference(
     head: str | os.PathLike | None = None,
     show_progress: bool = False,
 ) -> dict[str, str]:
-    """Writes one of our models in a reference's layout.
+    """Writes a model of the suite in a reference's layout.
 
     Args:
         model_dir: Folder or Hub name of a model of the suite.
-        path: File to write; for transformers' layouts the folder.
-        layout: The layout.
-        dtype: Type of the written weights; default the model's own, tensor by tensor.
-        head: File for the classifier, where the layout keeps it apart from the backbone.
-        show_progress: Whether to show a bar.
+        path: File to write; a folder for transformers' layouts.
+        layout: Name of the layout.
+        dtype: Dtype of the written floating-point weights; default each tensor's own.
+        head: File for the classifier, if the layout stores it separately from the backbone.
+        show_progress: Whether to show a progress bar.
 
     Returns:
-        Names of our tensors that the layout has no place for and its models do without, and why.
+        Names of our tensors that were not written, since the layout has no place for them, each with its reason.
 
     Raises:
-        ValueError: If the layout has no place for the model; nothing is written then.
+        ValueError: If the layout has no place for the model; nothing is written.
     """
     located = locate(model_dir)
     if not str(located.settings.get("model_type", "")).startswith("suite_"):
@@ -64,10 +64,10 @@ def export_reference(
 
 
 def form_for(layout: Layout, config: PretrainedConfig, record: dict[str, Any]) -> Form:
-    """The form of a layout that a model is written in: that which it came in, or the first that holds it.
+    """The form to write: the form that the model was imported from, else the first that can hold it.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no form can hold the model.
     """
     (architecture,) = config.architectures
     forms = [form for form in layout.forms if form.model.__name__ == architecture and form.holds(config)]
@@ -77,7 +77,7 @@ def form_for(layout: Layout, config: PretrainedConfig, record: dict[str, Any]) -
 
 
 def check_target(form: Form, path: Path, head: str | os.PathLike | None, layout: str) -> None:
-    """Refuses a file whose format can't hold the form."""
+    """Raises `ValueError` if the file's suffix does not suit the form, or `head` is missing or not needed."""
     if form.settings is not None:
         return
     allowed = [".npz"] if form.suffix == ".npz" else [".pth", ".pt", ".bin"]
@@ -103,7 +103,7 @@ def write_reference(
     root: str,
     located: Located,
 ) -> None:
-    """Writes a file, or a folder where the form has settings."""
+    """Writes a file, or a folder if the form has settings."""
     if form.settings is not None:
         with staged_folder(path) as staging:
             settings = json.dumps(form.settings(config), indent=2) + "\n"
@@ -139,7 +139,7 @@ PROCESSOR_FILES = (
 
 
 def copy_processors(located: Located, folder: Path) -> None:
-    """Image processor and tokenizer are transformers' own here and there."""
+    """Copies image processor and tokenizer unchanged: the suite uses transformers' own classes for both."""
     for file in PROCESSOR_FILES:
         if (located.folder / file).is_file():
             (folder / file).write_bytes((located.folder / file).read_bytes())

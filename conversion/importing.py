@@ -1,4 +1,4 @@
-"""Reference weights to a folder that AutoModel opens."""
+"""Converts reference weights to a folder that loads through AutoModel."""
 
 import json
 import os
@@ -27,17 +27,17 @@ from .writing import RECORD, cast, in_turn, progress_of, write_safetensors
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference's weights, understood: what they are and how they become ours, before any number is read.
+    """Recognised reference weights and the plan of their conversion, before any tensor value is read.
 
     Args:
-        located: The files.
-        sources: The weight file, and that of the classifier where it is apart.
-        evidence: What is known of them.
-        layout: How they are laid out.
-        form: Which of its forms.
+        located: Weight file and the files next to it.
+        sources: The weight file and, if separate, the classifier's file.
+        evidence: Information about the sources.
+        layout: Layout of the weights.
+        form: Form within the layout.
         config: Our configuration.
-        plan: The steps.
-        planned: Shapes and types of our tensors, on the meta device.
+        plan: Conversion steps.
+        planned: Our tensors on the meta device, which have shapes and dtypes only.
     """
 
     located: Located
@@ -50,13 +50,13 @@ class Reference:
     planned: dict[str, Tensor]
 
     def read(self, name: str) -> Tensor:
-        """One of their tensors."""
+        """Reads one of the reference's tensors."""
         if name.startswith(HEAD):
             return self.sources[1].read(name.removeprefix(HEAD))
         return self.sources[0].read(name)
 
     def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Our tensors, made one step at a time."""
+        """Our tensors, converted one step at a time."""
         return in_turn(self.plan.steps, self.read, dtype)
 
 
@@ -67,13 +67,13 @@ def open_reference(
     head: str | os.PathLike | None = None,
     config_overrides: dict[str, Any] | None = None,
 ) -> Reference:
-    """Recognises a reference's weights and plans how they become ours.
+    """Recognises a reference's weights and plans their conversion.
 
     Args:
         source: File, folder or Hub name.
-        layout: Its layout; default recognised.
-        preset: Architecture by name; default recognised from shapes.
-        head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
+        layout: Layout of the source; default recognised.
+        preset: Name of a preset architecture; default recognised from shapes.
+        head: File of a linear classifier, which DINO and DINOv2 publish separately from the backbone.
         config_overrides: Config fields that override those read from the weights; fields of a nested config as a
             dictionary, or as in `{"vision_config.num_attention_heads": 8}`.
 
@@ -91,7 +91,7 @@ def open_located(
     head: str | os.PathLike | None = None,
     config_overrides: dict[str, Any] | None = None,
 ) -> Reference:
-    """As `open_reference`, of files that are found already."""
+    """As `open_reference`, for files that are already located."""
     sources = (open_weights(located.weights), *([open_weights(Path(head))] if head is not None else []))
     described = {name: sources[0].describe(name) for name in sources[0].names()}
     if head is not None:
@@ -114,7 +114,7 @@ def open_located(
 
 
 def architecture(form: Form, evidence: Evidence, located: Located) -> PretrainedConfig:
-    """Our configuration for a source, with errors that name the file."""
+    """Our configuration for a source; its errors name the file."""
     try:
         return form.config(evidence)
     except KeyError as error:
@@ -124,15 +124,15 @@ def architecture(form: Form, evidence: Evidence, located: Located) -> Pretrained
 
 
 def preset_fields(preset: str | None) -> dict[str, Any]:
-    """What a preset says of the architecture; the labels are the weights' own."""
+    """Fields that a preset sets, without `num_labels`, which the weights determine."""
     if preset is None:
         return {}
-    preset_config(preset)  # raises where there is no such preset
+    preset_config(preset)  # raises if there is no such preset
     return {name: value for name, value in PRESETS[preset][1].items() if name != "num_labels"}
 
 
 def with_overrides(config: PretrainedConfig, preset: dict[str, Any], own: dict[str, Any]) -> PretrainedConfig:
-    """A configuration with a preset's fields, those that its class has, and the user's own."""
+    """Applies a preset's fields, as far as the config's class has them, then the user's overrides."""
     if not (preset or own):
         return config
     fields = config.to_dict()
@@ -141,15 +141,15 @@ def with_overrides(config: PretrainedConfig, preset: dict[str, Any], own: dict[s
 
 
 def check_fields(config: PretrainedConfig, overrides: dict[str, Any], parent: str = "") -> None:
-    """Refuses overrides that a configuration can't take.
+    """Validates the user's overrides against a configuration's fields.
 
     Args:
-        config: Of the class that is overridden, with any values.
-        overrides: Those of a nested config nested.
-        parent: Name of the nested config, such as `"vision_config."`.
+        config: Any instance of the class that is overridden.
+        overrides: Config fields; those of a nested config are nested.
+        parent: Prefix of the nested config, such as `"vision_config."`.
 
     Raises:
-        ValueError: If there is no such field, or its value must be of another kind.
+        ValueError: If a field does not exist or a value has the wrong kind.
     """
     fields, kind = config.to_dict(), type(config).__name__
     for name, value in overrides.items():
@@ -167,7 +167,7 @@ def check_fields(config: PretrainedConfig, overrides: dict[str, Any], parent: st
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, which Python's booleans count as too."""
+    """Whether a value is an int or a float, but not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -175,7 +175,7 @@ def recognise(evidence: Evidence, layout: str | None, located: Located) -> tuple
     """Layout and form of a source.
 
     Raises:
-        ValueError: If none suits.
+        ValueError: If no layout recognises the source.
     """
     for candidate in all_layouts() if layout is None else [get_layout(layout)]:
         if form := candidate.form_of(evidence):
@@ -191,7 +191,7 @@ def recognise(evidence: Evidence, layout: str | None, located: Located) -> tuple
 def planned_import(
     form: Form, config: PretrainedConfig, described: dict[str, Tensor], located: Located
 ) -> tuple[Plan, dict[str, Tensor]]:
-    """The steps, and our tensors' shapes, held against the model that is to have them."""
+    """Plans the steps and checks the names and shapes of our tensors against the model's."""
     try:
         plan = plan_import(form.rules(config), described)
         planned = dict(in_turn(plan.steps, described.__getitem__, None))
@@ -222,23 +222,23 @@ def convert(
     head: str | os.PathLike | None = None,
     config_overrides: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """Reference weights to a folder that AutoModel opens, with processors and labels; numbers and types stay.
+    """Converts reference weights to a folder that loads through AutoModel, with processors and labels.
 
     Args:
         source: File, folder or Hub name.
         output_dir: Folder to write.
-        layout: The source's layout; default recognised.
-        preset: Architecture by name; default recognised from shapes.
-        dtype: Type of the written weights; default the source's own, tensor by tensor.
-        head: The file of a linear classifier, as DINO and DINOv2 publish it apart from the backbone.
+        layout: Layout of the source; default recognised.
+        preset: Name of a preset architecture; default recognised from shapes.
+        dtype: Dtype of the written floating-point weights; default each tensor's own.
+        head: File of a linear classifier, which DINO and DINOv2 publish separately from the backbone.
         config_overrides: Config fields that override those read from the weights; fields of a nested config as a
             dictionary, or as in `{"vision_config.num_attention_heads": 8}`.
 
     Returns:
-        The model, opened from the folder.
+        The model, reloaded from the folder.
 
     Raises:
-        ValueError: As `open_reference`; nothing is written then.
+        ValueError: As in `open_reference`; nothing is written.
     """
     reference = open_reference(source, layout, preset, head, config_overrides)
     write_model(reference, Path(output_dir), dtype)
@@ -255,10 +255,10 @@ def write_model(
     """Writes weights, config, model code, processors and labels, all or nothing.
 
     Args:
-        reference: What to write.
+        reference: Recognised reference weights.
         output_dir: Folder to write.
-        dtype: Type of the written weights; default the source's own.
-        show_progress: Whether to show a bar.
+        dtype: Dtype of the written floating-point weights; default each tensor's own.
+        show_progress: Whether to show a progress bar.
         check: Called with the model reloaded from the written files; if it raises, nothing is kept.
     """
     planned = {name: cast(tensor, dtype) for name, tensor in reference.planned.items()}
@@ -271,7 +271,7 @@ def write_model(
         "constants": list(reference.plan.dropped),
     }
     with staged_folder(output_dir) as staging:
-        # The empty weights are written over; the rest, with the model's code, is as any saved model's.
+        # Saves config and model code as for any model; `write_safetensors` overwrites the empty weights.
         model.save_pretrained(staging, state_dict={})
         tensors = progress_of(reference.tensors(dtype), planned, show_progress)
         metadata = {"format": "pt", RECORD: json.dumps(record)}
@@ -283,23 +283,23 @@ def write_model(
 
 
 def common_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
-    """The type in which a model is opened: that of all its numbers, or where they differ float32."""
+    """The dtype that all floating-point tensors share, or float32 if they differ."""
     dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def load(name: str | os.PathLike, **options: Any) -> PreTrainedModel:
-    """Opens a model by whatever it is called: ours or a reference's, a file, a folder or a Hub name.
+    """Loads a model of the suite, or reference weights, which it converts in memory.
 
     Args:
         name: File, folder or Hub name.
-        **options: Of `from_pretrained` for models of the suite, of `open_reference` for others.
+        **options: Options of `from_pretrained` for models of the suite, of `open_reference` for others.
 
     Returns:
         The model, in evaluation mode, of the class that was saved.
 
     Raises:
-        ValueError: If nothing is found, or it is no model that the suite knows.
+        ValueError: If nothing is found, or the suite does not know the model.
     """
     located = locate(name, options.get("layout"))
     if str(located.settings.get("model_type", "")).startswith("suite_"):

@@ -1,4 +1,4 @@
-"""What a layout is: how its files look, which of our models they hold, and by which rules."""
+"""Definition of a layout: its kinds of files, the model that each holds, and the conversion rules."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,20 +16,21 @@ from hf_vit_suite.models.pretrained import SuitePreTrainedModel
 
 from .rules import Rule, fuse, rename, within
 
-# Heads of published widths that are no 64 channels each, then those that are; shapes don't tell.
+# Number of heads by published width, since shapes don't determine it. The first line lists the widths whose heads
+# don't have 64 channels, the second those whose heads do.
 HEADS = {1280: 16, 1408: 16, 1664: 16}
 HEADS |= {width: width // 64 for width in (192, 256, 320, 384, 512, 640, 768, 896, 1024, 1536)}
 
 
 class Evidence(NamedTuple):
-    """What is known of a source before any number of it is read.
+    """Information about a source that is known before any tensor value is read.
 
     Args:
-        shapes: Shapes of its tensors by name.
-        root: What stands in front of every name in the file, e.g. `"model."`.
-        kind: `"safetensors"`, `"torch"` or `"numpy"`.
-        settings: The `config.json` beside it, empty where there is none.
-        name: Name of the file or the Hub's repository, which may identify what shapes don't.
+        shapes: Tensor shapes by name.
+        root: Prefix of every name in the file, e.g. `"model."`.
+        kind: File format, `"safetensors"`, `"torch"` or `"numpy"`.
+        settings: Content of the configuration file next to the weights; empty if there is none.
+        name: Name of the file, folder or Hub repository, which may identify what shapes don't.
         overrides: Config fields that the user overrides, those of a nested config nested.
     """
 
@@ -41,14 +42,14 @@ class Evidence(NamedTuple):
     overrides: Mapping[str, Any] = {}
 
     def has(self, *names: str) -> bool:
-        """Whether all of these tensors are there."""
+        """Whether the source has all of these tensors."""
         return all(name in self.shapes for name in names)
 
     def shape_of(self, name: str, rank: int) -> tuple[int, ...]:
         """A tensor's shape.
 
         Raises:
-            ValueError: If it has another number of dimensions.
+            ValueError: If the tensor does not have `rank` dimensions.
         """
         shape = self.shapes[name]
         if len(shape) != rank:
@@ -63,7 +64,7 @@ class Evidence(NamedTuple):
         return value
 
     def count(self, prefix: str) -> int:
-        """How many numbered parts there are behind a prefix such as `"blocks."`."""
+        """Number of distinct numbered parts that follow a prefix such as `"blocks."`."""
         numbers = {name.removeprefix(prefix).partition(".")[0] for name in self.shapes if name.startswith(prefix)}
         return len(numbers)
 
@@ -73,18 +74,18 @@ class Form:
     """One kind of file in a layout.
 
     Args:
-        name: What it holds, in words.
-        model: Our class for it.
-        recognises: Whether a source is of this form.
-        config: Our configuration for a source of this form.
-        rules: The table of a model of a configuration.
-        holds: Whether a model of `model`'s class with this configuration has its place in the form.
-        root: What stands in front of every name in its files.
-        is_nested: Whether the first part of each name is an entry of its own.
-        suffix: Of its files, which says the format.
-        settings: The `config.json` that its folders have, from our configuration; `None` where they have none.
-        head_root: Where the classifier has a file of its own, what stands in front of its names there; here it is
-            `HEAD`.
+        name: Description of the content.
+        model: Our model class for it.
+        recognises: Returns whether a source has this form.
+        config: Builds our configuration for a source of this form.
+        rules: Builds the rules for a configuration.
+        holds: Returns whether the form can hold a model of class `model` with this configuration.
+        root: Prefix of every name in its files.
+        is_nested: Whether the first part of each name is a dictionary entry that holds the rest.
+        suffix: File suffix, which determines the format.
+        settings: Builds the `config.json` of its folders from our configuration; `None` if the form has no folders.
+        head_root: Prefix of the classifier's names in its separate file; `None` if there is no such file. The rules
+            use the prefix `HEAD` instead.
     """
 
     name: str
@@ -100,19 +101,19 @@ class Form:
     head_root: str | None = None
 
 
-# In front of the names of a classifier's tensors that come from a file of its own.
+# Prefix that the rules use for tensors from a separate classifier file.
 HEAD = "head-file."
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which weights are published.
+    """A published format of weights.
 
     Args:
-        name: What users call it.
-        forms: Its kinds of files, the more particular first.
-        image_processor: Fields of the image processor for a source: mean, std, size, interpolation, crop.
-        package: The package whose model checks a conversion.
+        name: Name for users.
+        forms: Kinds of files, the most specific first.
+        image_processor: Builds the image processor's fields for a source: mean, std, size, interpolation, crop.
+        package: Package of the reference model that `--verify` runs.
     """
 
     name: str
@@ -121,21 +122,21 @@ class Layout:
     package: str = "timm"
 
     def form_of(self, evidence: Evidence) -> Form | None:
-        """The form that a source is of."""
+        """The first form that recognises a source; `None` if none does."""
         return next((form for form in self.forms if form.recognises(evidence)), None)
 
 
 def number_of_heads(width: int, evidence: Evidence, part: str = "", told: int | None = None) -> int:
-    """Number of heads: the user's, else the source's, else that of published models of this width.
+    """Number of attention heads: the user's override, else the source's, else that of published models of this width.
 
     Args:
-        width: Of the tokens.
-        evidence: The source.
-        part: Leads to the config that has the field, such as `"vision_config."`.
-        told: What the source says.
+        width: Width of the tokens in channels.
+        evidence: Evidence of the source.
+        part: Prefix of the nested config that has the field, such as `"vision_config."`.
+        told: Number that the source states, if any.
 
     Raises:
-        ValueError: If none of the three is known.
+        ValueError: If all three are unknown.
     """
     field = f"{part}num_attention_heads"
     heads = evidence.override(field) or told or HEADS.get(width)
@@ -148,15 +149,15 @@ def number_of_heads(width: int, evidence: Evidence, part: str = "", told: int | 
 
 
 def square_side(patches: int, evidence: Evidence, part: str = "") -> int:
-    """Side of a square grid of so many patches.
+    """Side of a square grid, in patches.
 
     Args:
-        patches: How many.
-        evidence: The source.
-        part: As in `number_of_heads`.
+        patches: Number of patches.
+        evidence: Evidence of the source.
+        part: Prefix of the nested config, as in `number_of_heads`.
 
     Raises:
-        ValueError: If it is no square, and the user does not say the image's size.
+        ValueError: If `patches` is not a square number and the user does not override `image_size`.
     """
     side, field = round(patches**0.5), f"{part}image_size"
     if side * side != patches and evidence.override(field) is None:
@@ -168,7 +169,7 @@ def square_side(patches: int, evidence: Evidence, part: str = "") -> int:
 
 
 def block_rules(theirs: str = "blocks.{layer}.", ours: str = "encoder.blocks.{layer}.") -> list[Rule]:
-    """A block in timm's names, which DeiT, MAE, DINO and DINOv2 share."""
+    """A block under timm's names, which DeiT, MAE, DINO and DINOv2 share."""
     parts = {
         "norm1": "norm1",
         "attn.qkv": "attention.qkv",
@@ -182,7 +183,7 @@ def block_rules(theirs: str = "blocks.{layer}.", ours: str = "encoder.blocks.{la
 
 
 def layer_scale_rules(theirs: str = "ls{}.gamma") -> list[Rule]:
-    """LayerScale of both branches under a layout's name."""
+    """LayerScale of both branches; `theirs` is the layout's name with a slot for the branch number."""
     return within(
         [rename(theirs.format(number), f"scale{number}.gamma") for number in (1, 2)],
         "blocks.{layer}.",
@@ -191,7 +192,7 @@ def layer_scale_rules(theirs: str = "ls{}.gamma") -> list[Rule]:
 
 
 def trunk_rules() -> list[Rule]:
-    """Tokens, positions, patches and blocks in timm's names."""
+    """Class token, position and patch embeddings, and blocks under timm's names."""
     return [
         rename("cls_token", "embeddings.cls_token"),
         rename("pos_embed", "embeddings.position_embeddings"),
@@ -201,11 +202,11 @@ def trunk_rules() -> list[Rule]:
 
 
 def encoder_fields(evidence: Evidence, positioned_prefix: int = 1) -> dict[str, Any]:
-    """Config fields that the shapes of an encoder in timm's names tell.
+    """Config fields that follow from the shapes of an encoder under timm's names.
 
     Args:
-        evidence: The source.
-        positioned_prefix: Rows of the position table in front of the patches'.
+        evidence: Evidence of the source.
+        positioned_prefix: Number of position embeddings that precede those of the patches.
     """
     shapes = evidence.shapes
     hidden, channels, patch, _ = evidence.shape_of("patch_embed.proj.weight", rank=4)
@@ -223,7 +224,7 @@ def encoder_fields(evidence: Evidence, positioned_prefix: int = 1) -> dict[str, 
 
 
 def has_published_blocks(config: PretrainedConfig) -> bool:
-    """Whether what weights don't tell is as published: exact GELU, epsilon 1e-6, biases, no norm in front."""
+    """Whether the blocks are as published: exact GELU, epsilon 1e-6, QKV and patch biases, no pre-norm."""
     return (
         config.hidden_act == "gelu"
         and config.layer_norm_eps == 1e-6
@@ -234,16 +235,16 @@ def has_published_blocks(config: PretrainedConfig) -> bool:
 
 
 def label_count(evidence: Evidence, name: str = "head.bias") -> int:
-    """Labels of a classifier, 0 without one."""
+    """Number of a classifier's labels; 0 without a classifier."""
     return evidence.shapes[name][0] if evidence.has(name) else 0
 
 
 def joined_heads(queries_keys_values: tuple[str, str, str], ours: str) -> Rule:
-    """Queries, keys and values apart there, together here."""
+    """Fuses their separate query, key and value layers into our one."""
     return fuse([f"{name}.{{parameter}}" for name in queries_keys_values], f"{ours}.{{parameter}}")
 
 
-HALF = IMAGENET_STANDARD_MEAN  # Google's, for mean and deviation alike
+HALF = IMAGENET_STANDARD_MEAN  # Google's value, for both mean and standard deviation
 BILINEAR, BICUBIC = PILImageResampling.BILINEAR, PILImageResampling.BICUBIC
 
 
@@ -255,7 +256,7 @@ def cropped(
     resample: int = BICUBIC,
     image_size: int | None = None,
 ) -> dict[str, Any]:
-    """An image processor that makes the short side so long that the middle is `share` of it, and cuts that out."""
+    """Fields of an image processor that resizes the short side to the crop's side / `share` and center-crops."""
     height, width = config.image_height_width if image_size is None else (image_size, image_size)
     return {
         "size": {"shortest_edge": int(min(height, width) / share)},
@@ -268,6 +269,6 @@ def cropped(
 
 
 def squeezed(config: PretrainedConfig, mean: list[float], std: list[float], resample: int) -> dict[str, Any]:
-    """An image processor that makes any image the model's size, whatever its aspect."""
+    """Fields of an image processor that resizes to the model's size and ignores the aspect ratio."""
     height, width = config.image_height_width
     return {"size": {"height": height, "width": width}, "resample": resample, "image_mean": mean, "image_std": std}

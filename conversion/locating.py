@@ -1,4 +1,4 @@
-"""From what a user names, a file, a folder or a Hub repository, to a weight file and what lies beside it."""
+"""Finds the weight file and the files next to it for a file, a folder or a Hub repository."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-# What folders and repositories call their weights, the safer formats first, and the settings that belong to each.
+# Names of weight files in folders and repositories, in order of preference, and the settings file of each.
 WEIGHT_FILES = {
     "model.safetensors": "config.json",
     "model.safetensors.index.json": "config.json",
@@ -20,13 +20,13 @@ TEXT_FILES = ["*.json", "*.txt"]
 
 
 class Located(NamedTuple):
-    """A weight file and its surroundings.
+    """A weight file and the files next to it.
 
     Args:
-        weights: The file.
-        settings: The configuration that lies beside it, empty for a file alone.
-        folder: The folder whose other files belong to it; `None` for a file alone.
-        name: The file's or the repository's, which may tell what weights don't.
+        weights: Path of the weight file.
+        settings: Content of the configuration file next to it; empty for a single file.
+        folder: Folder whose other files belong to the weights; `None` for a single file.
+        name: Name of the file, folder or repository, which may identify what the weights don't.
     """
 
     weights: Path
@@ -36,14 +36,14 @@ class Located(NamedTuple):
 
 
 def locate(source: str | Path, layout: str | None = None) -> Located:
-    """Finds the weights that a user means; those of a Hub repository are downloaded.
+    """Finds the weights of a source; downloads those of a Hub repository.
 
     Args:
         source: File, folder or Hub name.
-        layout: The layout wanted, where a repository has its weights in several.
+        layout: Preferred layout if the source has weights in several.
 
     Raises:
-        ValueError: If there is nothing of that name, or no weight file in it.
+        ValueError: If the source does not exist or has no weight file.
     """
     path = Path(source)
     if path.is_file():
@@ -57,7 +57,7 @@ def locate(source: str | Path, layout: str | None = None) -> Located:
 
 
 def located(weights: Path, name: str) -> Located:
-    """A weight file in a folder of its own, with the settings there."""
+    """A weight file together with its folder and the settings in it."""
     settings = weights.parent / WEIGHT_FILES.get(weights.name, "config.json")
     try:
         content = json.loads(settings.read_text()) if settings.is_file() else {}
@@ -67,7 +67,7 @@ def located(weights: Path, name: str) -> Located:
 
 
 def weights_in(folder: Path, wanted: list[str]) -> Path:
-    """The weight file of a folder."""
+    """Finds the weight file of a folder: the first of the known names, else the only file with a weight suffix."""
     for file in wanted:
         if (folder / file).is_file():
             return folder / file
@@ -79,7 +79,7 @@ def weights_in(folder: Path, wanted: list[str]) -> Path:
 
 
 def download(name: str, wanted: list[str]) -> Path:
-    """The weight file of a Hub repository, with its texts beside it, from the cache where it is."""
+    """Downloads the weight file and the text files of a Hub repository, unless they are cached."""
     problem: Exception | None = None
     try:
         snapshot_download(name, allow_patterns=TEXT_FILES)
@@ -99,7 +99,7 @@ def download(name: str, wanted: list[str]) -> Path:
 
 
 def parts_of(path: Path) -> list[str]:
-    """The files that an index names."""
+    """Names of the files that an index lists; empty if `path` is not an index."""
     if not path.name.endswith(".index.json"):
         return []
     return sorted(set(json.loads(path.read_text())["weight_map"].values()))

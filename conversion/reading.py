@@ -1,7 +1,7 @@
-"""Opening weight files of any kind, safely: no code in a file is ever run, and no file makes more memory than it has.
+"""Reads weight files safely: never runs code from a file, and rejects tensors that claim more data than they have.
 
-Formats: safetensors (one file or several with an index), torch's zip and older pickles, TorchScript archives and
-NumPy's .npz. Tensors are read one at a time, when they are asked for.
+Formats: safetensors (one file, or several with an index), torch's zip and legacy pickles, TorchScript archives, and
+NumPy's .npz. Sources read tensors one at a time, except TorchScript and legacy pickles, which load at once.
 """
 
 import argparse
@@ -25,26 +25,27 @@ from .writing import SAFETENSORS_TYPES
 
 TORCH_TYPES = {name: dtype for dtype, name in SAFETENSORS_TYPES.items()}
 
-# Compressed files may hold long runs of zeros (the empty heads of published files do), bombs a thousandfold.
+# Maximum ratio of uncompressed to compressed size. Published files with all-zero heads compress well; zip bombs
+# expand a thousandfold.
 LARGEST_EXPANSION = 20
-# Values beside the weights that training leaves in a checkpoint.
+# Entries of training checkpoints that are not weights; they are ignored.
 BOOKKEEPING = {"arch", "args", "best_acc", "config", "epoch", "fp16_scaler", "iteration", "loss_scaler"}
 BOOKKEEPING |= {"lr_scheduler", "max_accuracy", "metric", "name", "optimizer", "scaler", "scheduler", "version"}
 ROOTS = ("model", "state_dict")
 
 
 class WeightFileError(ValueError):
-    """A file that can't be read as weights; the message says which and why."""
+    """Raised if a file can't be read as weights; the message names the file and the cause."""
 
 
 class Source(ABC):
-    """Tensors of a file by name.
+    """Access to a file's tensors by name.
 
     Args:
-        path: The file.
+        path: Path of the file.
     """
 
-    root: str = ""  # what stands in front of every name in the file
+    root: str = ""  # prefix of every name in the file
     kind: str = "torch"
 
     def __init__(self, path: Path):
@@ -56,19 +57,19 @@ class Source(ABC):
 
     @abstractmethod
     def describe(self, name: str) -> Tensor:
-        """A tensor's shape and type, on the meta device."""
+        """A tensor on the meta device, which has shape and dtype only."""
 
     @abstractmethod
     def read(self, name: str) -> Tensor:
-        """A tensor; later calls may read it again."""
+        """Reads a tensor, each time it is called."""
 
     def metadata(self) -> dict[str, str]:
-        """What the file tells beside its tensors."""
+        """Metadata of the file; empty if the format has none."""
         return {}
 
 
 class SafetensorsSource(Source):
-    """safetensors, in one file or several."""
+    """safetensors in one file, or in several with an index."""
 
     kind = "safetensors"
 
@@ -98,7 +99,7 @@ class SafetensorsSource(Source):
         return self.meta[name]
 
     def read(self, name: str) -> Tensor:
-        # Opened anew for each tensor, so that what was read does not stay mapped.
+        # Reopens the file for each tensor, so that tensors already read do not stay mapped.
         with safe_open(self.files[name], framework="pt") as opened:
             return opened.get_tensor(name)
 
@@ -108,7 +109,7 @@ class SafetensorsSource(Source):
 
 
 class TorchSource(Source):
-    """Tensors of a `.pth`, already unpickled (a zip's stay mapped until they are read)."""
+    """Tensors of an unpickled `.pth`; those of a zip are memory-mapped."""
 
     def __init__(self, path: Path, content: Any):
         super().__init__(path)
@@ -128,7 +129,7 @@ class TorchSource(Source):
         return self.without_module(self.flattened(content))
 
     def without_module(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names without the `module.` that DistributedDataParallel puts in front of all."""
+        """Removes DistributedDataParallel's prefix `module.` if all names have it."""
         prefix = "module."
         if not tensors or not all(name.startswith(prefix) for name in tensors):
             return tensors
@@ -174,7 +175,7 @@ class NumpySource(Source):
             self.meta = {name: self.describe_array(name) for name in self.arrays.files}
         except (ValueError, TypeError, OSError, zipfile.BadZipFile, EOFError) as error:
             raise WeightFileError(f"{path} is no .npz of plain arrays: {error}") from error
-        prefix = "opt/target/"  # how Flax's optimisers saved their model
+        prefix = "opt/target/"  # prefix of models that Flax's optimisers saved
         if self.meta and all(name.startswith(prefix) for name in self.meta):
             self.root = prefix
             self.meta = {name.removeprefix(prefix): value for name, value in self.meta.items()}
@@ -205,10 +206,10 @@ class NumpySource(Source):
 
 
 def open_weights(path: Path) -> Source:
-    """Opens a weight file by what is in it, whatever its suffix.
+    """Opens a weight file; its content determines the format, not its suffix.
 
     Raises:
-        WeightFileError: If it is damaged, holds code, or is of no known format.
+        WeightFileError: If the file is damaged, contains code, or has an unknown format.
     """
     if path.name.endswith(".index.json"):
         return open_sharded(path)
@@ -229,7 +230,7 @@ def open_weights(path: Path) -> Source:
 
 
 def open_sharded(path: Path) -> Source:
-    """safetensors in several files, by their index."""
+    """Opens the safetensors files that an index names; they must be in the index's folder."""
     try:
         names = json.loads(path.read_text())["weight_map"]
         files = {name: path.parent / file for name, file in names.items()}
@@ -241,7 +242,7 @@ def open_sharded(path: Path) -> Source:
 
 
 def open_zip(path: Path) -> Source:
-    """The three formats that are zip archives."""
+    """Opens a zip archive: torch's .pth, TorchScript or .npz."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -261,15 +262,15 @@ def open_zip(path: Path) -> Source:
 
 
 def read_script(path: Path) -> dict[str, Tensor]:
-    """The tensors of a TorchScript archive."""
+    """Reads the tensors of a TorchScript archive; any failure raises `WeightFileError`."""
     try:
         return read_torchscript(path)
-    except Exception as error:  # a pickle may go wrong in any way
+    except Exception as error:  # unpickling may raise any exception
         raise WeightFileError(f"{path} is no TorchScript archive of plain weights: {error}") from error
 
 
 def unpickled(path: Path, mmap: bool) -> Any:
-    """What torch's own reader lets through: tensors, plain values, and the bags of options that DINO's files hold."""
+    """Loads a pickle that holds only tensors, plain values, and the `argparse.Namespace` of DINO's files."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -279,5 +280,5 @@ def unpickled(path: Path, mmap: bool) -> Any:
         else:
             reason = "is cut off, damaged, or holds code, which is never run"
         raise WeightFileError(f"{path} {reason}: get it as safetensors from its publisher") from error
-    except Exception as error:  # torch's reader raises of all kinds at damaged files
+    except Exception as error:  # torch.load raises various exceptions for damaged files
         raise WeightFileError(f"{path} is cut off or damaged: {str(error).splitlines()[0]}") from error

@@ -1,8 +1,9 @@
-"""The engine: a table of rules says how a layout's tensors become ours, and is read backward to write them again.
+"""The conversion engine: one table of reversible rules per layout serves import and export.
 
-A rule names tensors by patterns, in which `{layer}` is a number, `{parameter}` is `weight` or `bias`, and `{rest}` is
-anything. Planning a conversion looks at names alone and accounts for every one of them; carrying it out reads and
-makes one rule's tensors at a time, on torch's meta device too, where shapes are checked before any number is read.
+"Theirs" are the tensors of the reference layout, "ours" those of the suite's model. A rule names tensors by patterns:
+`{layer}` matches a number, `{parameter}` matches `weight` or `bias`, and `{rest}` matches any text. Planning uses
+names alone and accounts for every tensor. Execution reads and makes one rule's tensors at a time. It also runs on
+torch's meta device, which checks shapes before any value is read.
 """
 
 import re
@@ -19,7 +20,7 @@ Tensors = tuple[Tensor, ...]
 
 
 class Change(NamedTuple):
-    """What happens to one tensor, and how it is undone."""
+    """A transform of one tensor from theirs to ours, and its inverse."""
 
     to_ours: Callable[[Tensor], Tensor]
     to_theirs: Callable[[Tensor], Tensor]
@@ -29,18 +30,18 @@ SAME = Change(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def permuted(*order: int) -> Change:
-    """Their dimensions in the order in which ours come."""
+    """Permutes their dimensions into the order of ours."""
     back = [order.index(dimension) for dimension in range(len(order))]
     return Change(lambda tensor: tensor.permute(order), lambda tensor: tensor.permute(back))
 
 
 def reshaped(theirs: Sequence[int], ours: Sequence[int]) -> Change:
-    """The same numbers in the same order under another shape; -1 stands for what is left over."""
+    """Reshapes from `theirs` to `ours`; -1 infers one dimension."""
     return Change(lambda tensor: tensor.reshape(ours), lambda tensor: tensor.reshape(theirs))
 
 
 def chained(*changes: Change) -> Change:
-    """One change after another."""
+    """Applies changes in order; the inverse undoes them in reverse order."""
 
     def to_ours(tensor: Tensor) -> Tensor:
         for change in changes:
@@ -57,15 +58,15 @@ def chained(*changes: Change) -> Change:
 
 @dataclass(frozen=True)
 class Rule:
-    """Some of their tensors that become some of ours.
+    """Maps a group of their tensors to a group of ours.
 
     Args:
         theirs: Patterns of their names.
         ours: Patterns of our names, with the same placeholders.
-        to_ours: From their tensors to ours.
-        to_theirs: The inverse; `None` where a dropped tensor can't be made again.
-        reason: Why tensors have no counterpart, where that is so.
-        is_optional: Whether files of the layout may lack the tensors of a constant.
+        to_ours: Function from their tensors to ours.
+        to_theirs: The inverse; `None` if a dropped tensor can't be restored.
+        reason: Why the tensors have no counterpart; empty if they have one.
+        is_optional: Whether files of the layout may lack this constant.
     """
 
     theirs: tuple[str, ...]
@@ -77,14 +78,14 @@ class Rule:
 
 
 def rename(theirs: str, ours: str, change: Change = SAME) -> Rule:
-    """One tensor that becomes one of ours."""
+    """Maps one of their tensors to one of ours."""
     return Rule(
         (theirs,), (ours,), lambda tensor: (change.to_ours(tensor),), lambda tensor: (change.to_theirs(tensor),)
     )
 
 
 def fuse(theirs: Sequence[str], ours: str, change: Change = SAME) -> Rule:
-    """Tensors of one shape, each changed, below one another in one of ours; the way back splits it."""
+    """Changes each of several equally shaped tensors and concatenates them along dimension 0; export splits them."""
 
     def split(tensor: Tensor) -> Tensors:
         return tuple(change.to_theirs(part) for part in tensor.chunk(len(theirs)))
@@ -93,23 +94,23 @@ def fuse(theirs: Sequence[str], ours: str, change: Change = SAME) -> Rule:
 
 
 def drop(theirs: str, reason: str) -> Rule:
-    """Tensors that no model needs, and that are not written again."""
+    """Drops their tensors on import, since no model needs them; export does not restore them."""
     return Rule((theirs,), (), lambda *_: (), None, reason)
 
 
 def leave(ours: str, reason: str) -> Rule:
-    """Tensors of ours that the layout has no place for and its models do without; they are not written."""
+    """Omits our tensors on export, since the layout has no place for them and its models do without."""
     return Rule((), (ours,), lambda: (), lambda *_: (), reason)
 
 
 def constant(theirs: str, value: Tensor, reason: str, is_optional: bool = False) -> Rule:
-    """A tensor whose value the architecture tells; another value is an error.
+    """A tensor of theirs whose value follows from the architecture; any other value is an error.
 
     Args:
-        theirs: Its name.
-        value: Its value.
-        reason: Why ours has none.
-        is_optional: Whether some files of the layout lack it; they lack it again once written.
+        theirs: Name of the tensor.
+        value: Expected value.
+        reason: Why our model has no such tensor.
+        is_optional: Whether some files of the layout lack it; export writes it only if the source had it.
     """
 
     def checked(tensor: Tensor) -> Tensors:
@@ -121,7 +122,7 @@ def constant(theirs: str, value: Tensor, reason: str, is_optional: bool = False)
 
 
 def within(rules: Iterable[Rule], theirs: str = "", ours: str = "") -> list[Rule]:
-    """The same rules for tensors whose names have something in front."""
+    """Prefixes the names of all rules with `theirs` and `ours`."""
     return [
         replace(
             rule,
@@ -133,12 +134,12 @@ def within(rules: Iterable[Rule], theirs: str = "", ours: str = "") -> list[Rule
 
 
 class Step(NamedTuple):
-    """One rule's work on tensors of certain names.
+    """One rule applied to concrete tensor names.
 
     Args:
-        inputs: Names of the tensors that are read.
-        outputs: Names of those that are made.
-        run: From the first to the second.
+        inputs: Names of the tensors to read.
+        outputs: Names of the tensors to make.
+        run: Function from the inputs to the outputs.
     """
 
     inputs: tuple[str, ...]
@@ -150,27 +151,27 @@ class Plan(NamedTuple):
     """Every step of a conversion.
 
     Args:
-        steps: In the rules' order.
-        dropped: Tensors without counterpart and the reasons.
+        steps: Steps in the order of the rules.
+        dropped: Names of tensors without a counterpart, each with its reason.
     """
 
     steps: list[Step]
     dropped: dict[str, str]
 
     def outputs(self) -> set[str]:
-        """Names of all tensors that are made."""
+        """Names of all tensors that the steps make."""
         return {name for step in self.steps for name in step.outputs}
 
 
 class UnaccountedTensorsError(ValueError):
-    """Tensors that no rule names."""
+    """Raised if tensors match no rule."""
 
 
 def plan_import(rules: Iterable[Rule], names: Iterable[str]) -> Plan:
-    """How tensors of a reference become ours.
+    """Plans the import of a reference's tensors.
 
     Raises:
-        UnaccountedTensorsError: If there are tensors that no rule names; the message lists them.
+        UnaccountedTensorsError: If tensors match no rule; the message lists them.
     """
     remaining, steps, dropped = dict.fromkeys(names), [], {}
     for rule in rules:
@@ -184,15 +185,15 @@ def plan_import(rules: Iterable[Rule], names: Iterable[str]) -> Plan:
 
 
 def plan_export(rules: Iterable[Rule], names: Iterable[str], constants: Iterable[str] | None = None) -> Plan:
-    """How our tensors become those of a reference.
+    """Plans the export of our tensors to a reference's layout.
 
     Args:
         rules: The layout's table.
         names: Names of our tensors.
-        constants: Names of the optional constants to write; `None` is none of them.
+        constants: Names of the optional constants to write; default none.
 
     Raises:
-        UnaccountedTensorsError: If there are tensors that the layout has no place for; the message lists them.
+        UnaccountedTensorsError: If the layout has no place for some tensors; the message lists them.
     """
     remaining, steps, dropped = dict.fromkeys(names), [], {}
     for rule in rules:
@@ -212,7 +213,7 @@ def plan_export(rules: Iterable[Rule], names: Iterable[str], constants: Iterable
 
 
 def matches(patterns: Sequence[str], remaining: dict[str, None]) -> list[dict[str, str]]:
-    """What the placeholders stand for wherever all patterns have a tensor, which then no longer remains."""
+    """Placeholder values of every complete match of all patterns; removes the matched names from `remaining`."""
     expression = compiled(patterns[0])
     candidates = [match.groupdict() for name in remaining if (match := expression.fullmatch(name))]
     complete = [found for found in candidates if all(name in remaining for name in filled(patterns, found))]
@@ -223,7 +224,7 @@ def matches(patterns: Sequence[str], remaining: dict[str, None]) -> list[dict[st
 
 
 def compiled(pattern: str) -> re.Pattern:
-    """The regular expression of a pattern."""
+    """Compiles a pattern to a regular expression."""
     expression = re.escape(pattern)
     for name, meaning in PLACEHOLDERS.items():
         expression = expression.replace(rf"\{{{name}\}}", f"(?P<{name}>{meaning})")
@@ -231,7 +232,7 @@ def compiled(pattern: str) -> re.Pattern:
 
 
 def filled(patterns: Sequence[str], found: dict[str, str]) -> tuple[str, ...]:
-    """Names: patterns with what the placeholders stand for."""
+    """Substitutes placeholder values into patterns, which gives tensor names."""
     names = []
     for pattern in patterns:
         for name, value in found.items():
@@ -241,11 +242,11 @@ def filled(patterns: Sequence[str], found: dict[str, str]) -> tuple[str, ...]:
 
 
 def refuse_unaccounted(names: Iterable[str]) -> None:
-    """Raises where tensors are left over."""
+    """Raises `UnaccountedTensorsError` if any names are left."""
     if names := list(names):
         raise UnaccountedTensorsError(f"{len(names)} tensors have no place: {listed(names)}")
 
 
 def listed(names: Sequence[str], shown: int = 12) -> str:
-    """Names for a message, the first few of many."""
+    """Joins the first `shown` names for a message and counts the rest."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

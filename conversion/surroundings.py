@@ -1,4 +1,4 @@
-"""What makes converted weights work in a pipeline at once: labels, image processor, tokenizer."""
+"""Labels, image processor and tokenizer, which a pipeline needs besides the weights."""
 
 import gzip
 import importlib.util
@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 PAPERS_TOKENIZER = "openai/clip-vit-base-patch32"
 PAPERS_VOCABULARY = 49408
-# How the paper's vocabulary is cut from the file of all merges that were learned: 256 bytes, alone and at a word's
-# end, the merges, start and end of text.
+# Number of learned merges in the paper's vocabulary. The rest are 256 bytes, each with and without the end of a word,
+# and the start and end of text.
 PAPERS_MERGES = PAPERS_VOCABULARY - 2 * 256 - 2
 IMAGENET_LABELS, IMAGENET_21K_LABELS = 1000, 21843
 
 
 def label_fields(config: PretrainedConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of a classifier's labels where it has numbers alone; empty otherwise.
+    """Label names for a classifier whose labels are numbered only; empty otherwise.
 
     Args:
-        config: Of the model.
-        settings: What lies beside the weights.
+        config: Configuration of the model.
+        settings: Content of the configuration file next to the weights.
     """
     if not config.num_labels or config.id2label.get(0) != "LABEL_0":
         return {}
@@ -46,7 +46,7 @@ def label_fields(config: PretrainedConfig, settings: Mapping[str, Any]) -> dict[
 
 
 def label_names(count: int, settings: Mapping[str, Any]) -> list[str]:
-    """timm's settings' names, or ImageNet's where there are as many labels; empty where neither is so."""
+    """Label names from timm's settings, else ImageNet's if the number of labels matches; empty otherwise."""
     own = settings.get("label_names") or []
     if len(own) == count:
         return own
@@ -60,13 +60,13 @@ def label_names(count: int, settings: Mapping[str, Any]) -> list[str]:
 
 
 def write_processors(output_dir: Path, config: PretrainedConfig, fields: dict[str, Any], folder: Path | None) -> None:
-    """Writes the image processor and for CLIP the tokenizer, the source's own where it has them.
+    """Writes the image processor and, for CLIP, the tokenizer; uses the source's own if it has them.
 
     Args:
         output_dir: Folder to write to.
-        config: Of the model.
-        fields: The image processor's, by the layout.
-        folder: Where the source lies, `None` for a file alone.
+        config: Configuration of the model.
+        fields: Fields of the image processor, from the layout.
+        folder: Folder of the source; `None` for a single file.
     """
     is_clip = isinstance(config, SuiteCLIPConfig)
     if folder is not None and any((folder / file).is_file() for file in IMAGE_PROCESSOR_FILES):
@@ -82,7 +82,7 @@ def write_processors(output_dir: Path, config: PretrainedConfig, fields: dict[st
 
 
 def clip_tokenizer(config: SuiteCLIPConfig, folder: Path | None) -> CLIPTokenizer | None:
-    """The source's tokenizer, or the paper's from open_clip's package or the Hub; `None` where it can't be had."""
+    """The source's tokenizer, else the paper's from open_clip's package or the Hub; `None` if it is unavailable."""
     length = config.text_config.max_position_embeddings
     if folder is not None and any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         return AutoTokenizer.from_pretrained(folder)
@@ -100,11 +100,11 @@ def clip_tokenizer(config: SuiteCLIPConfig, folder: Path | None) -> CLIPTokenize
 
 
 def papers_tokenizer(text: str, length: int) -> CLIPTokenizer:
-    """The paper's tokenizer from its file of merges, whose first line is a title.
+    """Builds the paper's tokenizer from its list of merges.
 
     Args:
-        text: Two parts a line, the most frequent first.
-        length: Most tokens of a text.
+        text: Content of the list: a header line, then one pair of tokens per line, the most frequent first.
+        length: Maximum number of tokens per text.
     """
     merges = [tuple(line.split()) for line in text.split("\n")[1 : PAPERS_MERGES + 1]]
     characters = sorted(ByteLevel.alphabet())

@@ -1,7 +1,7 @@
-"""The tensors of a TorchScript archive, read without running any of its code.
+"""Reads the tensors of a TorchScript archive without running its code.
 
-Such an archive is a zip with a pickle that builds modules of classes from its own source. Here every class stands for
-a bag of attributes, and nothing else can be named, so that unpickling calls no code but this file's.
+The archive is a zip whose pickle builds modules from classes in the archive's own source. The unpickler replaces each
+class with a plain container of attributes. Besides it, an allowlist admits tensors, storages and plain containers.
 """
 
 import pickle
@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The tree of modules and the names of tensors; a CLIP's are below 1 MB.
+# Maximum size of the pickle in bytes. It holds the module tree and tensor names; a CLIP's has less than 1 MB.
 LARGEST_PICKLE = 64 * 2**20
 
 
 class Module:
-    """A module of the archive: what its pickle sets, and none of its code."""
+    """A module of the archive: only the attributes that the pickle sets, none of the code."""
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = state
 
 
 class StorageType:
-    """Stands for torch's classes of storages by their type of number."""
+    """Replaces torch's typed storage classes; holds the dtype."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
@@ -42,22 +42,22 @@ STORAGES = {
 
 
 def rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
-    """A tensor on its storage; torch refuses what would reach beyond it."""
+    """Builds a tensor as a view of its storage; torch raises if the view exceeds the storage."""
     return storage.as_strided(size, stride, offset)
 
 
 def rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
-    """A parameter is its tensor."""
+    """Returns a parameter's tensor."""
     return data
 
 
 def untyped(values: Any, *_: Any) -> Any:
-    """TorchScript's typed containers are plain ones."""
+    """Returns a typed container of TorchScript as a plain one."""
     return values
 
 
 class ArchiveUnpickler(pickle.Unpickler):
-    """Unpickles tensors, containers, and bags of attributes in place of classes."""
+    """Unpickles tensors, containers, and `Module` in place of the archive's classes; rejects all else."""
 
     def __init__(self, archive: zipfile.ZipFile, folder: str):
         super().__init__(archive.open(f"{folder}/data.pkl"))
@@ -88,7 +88,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """Parameters and buffers by name.
 
     Raises:
-        pickle.UnpicklingError: If the archive names any code but its modules.
+        pickle.UnpicklingError: If the pickle is too large, names code other than its modules, or holds no module.
     """
     with zipfile.ZipFile(path) as archive:
         (member,) = [member for member in archive.infolist() if member.filename.endswith("/data.pkl")]
@@ -98,7 +98,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
 
 
 def tensors_of(module: Module, prefix: str):
-    """Tensors of a module and those in it, with their names."""
+    """Yields names and tensors of a module and its submodules."""
     if not isinstance(module, Module) or not isinstance(getattr(module, "attributes", None), dict):
         raise pickle.UnpicklingError("it holds no module")
     for name, value in module.attributes.items():

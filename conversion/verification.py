@@ -1,4 +1,4 @@
-"""`--verify`: the reference's own model on the same weights and inputs, compared layer by layer."""
+"""`--verify`: compares the converted model with the reference's own, layer by layer, on equal weights and inputs."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -14,20 +14,20 @@ from transformers import PreTrainedModel
 from .importing import Reference
 from .layout import HEAD
 
-# Of float32; the differences that are left are of the order of sums.
+# Relative tolerance in float32, which allows for a different order of summation.
 TOLERANCE = 1e-5
 IMAGES = 2
 PIP_NAMES = {"open_clip": "open_clip_torch"}
 
 
 class Outputs(NamedTuple):
-    """What a model computes on the way.
+    """Intermediate and final outputs of a model.
 
     Args:
-        layers: Tokens behind each layer, by name.
-        kind: What the output is: `"tokens"` of an encoder, `"logits"`, a masked autoencoder's `"pixels"`, or
+        layers: Output tokens of each layer, by the layer's name.
+        kind: Kind of the output: `"tokens"` of an encoder, `"logits"`, a masked autoencoder's `"pixels"`, or
             `"similarities"` of images and texts.
-        output: It.
+        output: Final output.
     """
 
     layers: dict[str, Tensor]
@@ -36,12 +36,12 @@ class Outputs(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What both models see.
+    """Inputs of both models.
 
     Args:
         pixel_values: `[images, channels, height, width]`.
-        noise: `[images, patches]`, for models that mask.
-        input_ids: `[images, tokens]`, for models of texts; `None` for others.
+        noise: `[images, patches]`, from which masked autoencoders choose the masked patches.
+        input_ids: `[texts, tokens]`, as many texts as images; `None` for models without a text tower.
     """
 
     pixel_values: Tensor
@@ -50,15 +50,15 @@ class Inputs(NamedTuple):
 
 
 def verify(reference: Reference, model: PreTrainedModel, dtype: torch.dtype | None = None) -> None:
-    """Prints the largest difference at each layer and at the output, over the reference's largest value there.
+    """Prints the largest absolute difference per layer and of the output, relative to the reference's largest value.
 
     Args:
-        reference: Whose own model is run.
-        model: The converted one.
-        dtype: Type that the weights were cast to, which alone makes larger differences.
+        reference: Recognised reference weights, on which the reference's own model runs.
+        model: Converted model.
+        dtype: Dtype that the weights were cast to; a cast causes larger differences, so it disables the tolerance.
 
     Raises:
-        ValueError: If the reference's package is missing, or the models differ by more than 1e-5 in float32.
+        ValueError: If the reference's package is missing, or the models differ by more than 1e-5 without a cast.
     """
     package = reference.layout.package
     if importlib.util.find_spec(package) is None:
@@ -80,14 +80,14 @@ def verify(reference: Reference, model: PreTrainedModel, dtype: torch.dtype | No
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference over the largest value."""
+    """Largest absolute difference, divided by the largest absolute expected value."""
     if found.shape != expected.shape:
         raise ValueError(f"the models' outputs have other shapes: {list(found.shape)} and {list(expected.shape)}")
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 def make_inputs(reference: Reference) -> Inputs:
-    """Random inputs of the model's own size."""
+    """Random inputs of the model's input size, from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     vision = getattr(reference.config, "vision_config", reference.config)
     rows, columns = vision.grid_height_width
@@ -100,7 +100,7 @@ def make_inputs(reference: Reference) -> Inputs:
 
 
 def run_ours(model: PreTrainedModel, inputs: Inputs, kind: str) -> Outputs:
-    """The converted model's values, of the kind that the reference's are."""
+    """Runs the converted model; `kind` selects the output to compare."""
     if kind == "similarities":
         found = model(inputs.input_ids, inputs.pixel_values, output_hidden_states=True)
         return towers_outputs(found.vision_model_output, found.text_model_output, found.logits_per_image)
@@ -113,18 +113,18 @@ def run_ours(model: PreTrainedModel, inputs: Inputs, kind: str) -> Outputs:
 
 
 def towers_outputs(vision, text, similarities: Tensor) -> Outputs:
-    """Of two towers."""
+    """Outputs of a model with an image tower and a text tower."""
     layers = named("image layer", vision.hidden_states[1:]) | named("text layer", text.hidden_states[1:])
     return Outputs(layers, "similarities", similarities)
 
 
 def named(name: str, layers: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Layers with their numbers."""
+    """Names layers by number, starting at 1."""
     return {f"{name} {number}": layer for number, layer in enumerate(layers, start=1)}
 
 
 def collected(blocks: nn.ModuleList) -> list[Tensor]:
-    """A list that fills with the blocks' outputs when the model runs."""
+    """Registers hooks that append each block's output to the returned list when the model runs."""
     outputs: list[Tensor] = []
     for block in blocks:
         block.register_forward_hook(lambda module, arguments, output: outputs.append(output))
@@ -132,7 +132,7 @@ def collected(blocks: nn.ModuleList) -> list[Tensor]:
 
 
 def run_timm(reference: Reference, inputs: Inputs) -> Outputs:
-    """timm's model, which reads the weights by timm's own code; of a file with more than an encoder that alone."""
+    """Runs timm's model, with weights loaded by timm's code. Only the encoder and a linear classifier are compared."""
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     source = reference.sources[0]
@@ -148,7 +148,7 @@ def run_timm(reference: Reference, inputs: Inputs) -> Outputs:
         model.load_pretrained(str(reference.located.weights))
     else:
         if "decoder_embed.weight" in reference.evidence.shapes:
-            del state["mask_token"]  # the decoder's; timm would take the file for DINOv2's
+            del state["mask_token"]  # the decoder's; with it, timm would treat the file as DINOv2
         model.load_state_dict(checkpoint_filter_fn(state, model, adapt_layer_scale=True))
     layers = collected(model.eval().blocks)
     output = model(inputs.pixel_values) if has_head else model.forward_features(inputs.pixel_values)
@@ -156,7 +156,7 @@ def run_timm(reference: Reference, inputs: Inputs) -> Outputs:
 
 
 def timm_model(reference: Reference, state: dict[str, Tensor], num_classes: int) -> nn.Module:
-    """timm's vision transformer: the one that the file's settings name, or one of the architecture."""
+    """timm's model that the settings name, else a `VisionTransformer` built from our configuration."""
     import timm
     from timm.layers import SwiGLUPacked
     from timm.models.deit import VisionTransformerDistilled
@@ -192,7 +192,7 @@ def timm_model(reference: Reference, state: dict[str, Tensor], num_classes: int)
 
 
 def run_open_clip(reference: Reference, inputs: Inputs) -> Outputs:
-    """open_clip's model."""
+    """Runs open_clip's model."""
     import open_clip
 
     source = reference.sources[0]
@@ -212,7 +212,7 @@ def run_open_clip(reference: Reference, inputs: Inputs) -> Outputs:
 
 
 def open_clip_settings(reference: Reference, has_bias: bool) -> dict[str, Any]:
-    """open_clip's settings of the architecture, for files without any."""
+    """open_clip's model settings, built from our configuration for files without settings."""
     vision, text = reference.config.vision_config, reference.config.text_config
     return {
         "embed_dim": reference.config.projection_dim,
@@ -238,7 +238,7 @@ def open_clip_settings(reference: Reference, has_bias: bool) -> dict[str, Any]:
 
 
 def run_transformers(reference: Reference, inputs: Inputs) -> Outputs:
-    """transformers' model, opened from the source's own folder."""
+    """Runs transformers' model, loaded from the source's folder."""
     import transformers
 
     form, folder = reference.form, reference.located.folder

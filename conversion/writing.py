@@ -1,4 +1,4 @@
-"""Writing weight files tensor by tensor, so that one rule's tensors are in memory at a time where a format allows."""
+"""Writes weight files. safetensors and .npz are written tensor by tensor; .pth needs all tensors in memory."""
 
 import json
 import zipfile
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-# The names that the format has for types: https://github.com/huggingface/safetensors#format
+# Dtype names of the format: https://github.com/huggingface/safetensors#format
 SAFETENSORS_TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -24,25 +24,25 @@ SAFETENSORS_TYPES = {
     torch.bool: "BOOL",
 }
 
-# In the header of converted weights: what to write on the way back.
+# Metadata key of converted weights: records the layout and form for export.
 RECORD = "reference"
 
 NamedTensors = Iterable[tuple[str, Tensor]]
 
 
 def write_safetensors(path: Path, planned: dict[str, Tensor], tensors: NamedTensors, metadata: dict[str, str]) -> None:
-    """Writes a safetensors file in the order in which tensors come.
+    """Writes a safetensors file tensor by tensor.
 
-    The library's own writer wants all of them in memory at once.
+    The writer of the safetensors library needs all tensors in memory at once.
 
     Args:
         path: File to write.
-        planned: Every tensor's shape and type, on any device.
-        tensors: The tensors, in any order.
-        metadata: Texts for the file's header.
+        planned: Shape and dtype of every tensor by name, as tensors on any device.
+        tensors: Names and tensors, in any order.
+        metadata: Strings for the file's header.
     """
     offsets, end, header = {}, 0, {"__metadata__": metadata} if metadata else {}
-    # Wide types first keeps all of them aligned.
+    # Sorting dtypes by size, largest first, keeps every tensor aligned.
     for name in sorted(planned, key=lambda name: (-planned[name].element_size(), name)):
         tensor = planned[name]
         size = tensor.numel() * tensor.element_size()
@@ -64,18 +64,19 @@ def write_safetensors(path: Path, planned: dict[str, Tensor], tensors: NamedTens
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """A tensor's numbers as they lie in memory."""
+    """A tensor's values as raw bytes in row-major order."""
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def write_torch(path: Path, tensors: NamedTensors, root: str, is_nested: bool) -> None:
-    """Writes a `.pth`, with every tensor on a storage of its own.
+    """Writes a `.pth`; copies tensors that are views of larger storages or not contiguous.
 
     Args:
         path: File to write.
-        tensors: The tensors.
-        root: What stands in front of every name: up to its first dot the entry that holds them; empty for none.
-        is_nested: Whether the first part of each name is an entry of its own.
+        tensors: Names and tensors.
+        root: Prefix of every name. The part before its first dot is the dictionary entry that holds all tensors;
+            empty for no prefix and no such entry.
+        is_nested: Whether the first part of each name is a dictionary entry that holds the rest.
     """
     content: dict = {}
     container, _, prefix = root.partition(".")
@@ -89,13 +90,13 @@ def write_torch(path: Path, tensors: NamedTensors, root: str, is_nested: bool) -
 
 
 def owned(tensor: Tensor) -> Tensor:
-    """The tensor itself where its storage holds nothing else, or a copy."""
+    """The tensor itself if it is contiguous and fills its storage, else a copy."""
     is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor if is_whole and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def write_numpy(path: Path, tensors: NamedTensors, root: str) -> None:
-    """Writes an .npz as NumPy's `savez` does."""
+    """Writes an uncompressed .npz, as NumPy's `savez` does; prefixes every name with `root`."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, tensor in tensors:
             with archive.open(f"{root}{name}.npy", "w", force_zip64=True) as member:
@@ -103,19 +104,19 @@ def write_numpy(path: Path, tensors: NamedTensors, root: str) -> None:
 
 
 def in_turn(steps: Iterable, read, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    """Carries out steps one after another, each tensor cast where it is of numbers with a point."""
+    """Runs steps one at a time and casts their floating-point outputs to `dtype`; `None` keeps each dtype."""
     for step in steps:
         for name, tensor in zip(step.outputs, step.run(*map(read, step.inputs)), strict=True):
             yield name, cast(tensor, dtype)
 
 
 def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A tensor of numbers with a point in another type, where one is asked for; any other as it is."""
+    """Casts a floating-point tensor to `dtype`; returns other tensors unchanged, and all if `dtype` is `None`."""
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def progress_of(tensors: NamedTensors, planned: dict[str, Tensor], is_shown: bool) -> Iterator[tuple[str, Tensor]]:
-    """The same tensors, with a bar in bytes."""
+    """Yields the same tensors and advances a progress bar in bytes."""
     total = sum(tensor.numel() * tensor.element_size() for tensor in planned.values())
     with tqdm(total=total, unit="B", unit_scale=True, disable=not is_shown) as bar:
         for name, tensor in tensors:

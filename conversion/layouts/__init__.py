@@ -1,12 +1,12 @@
-"""The layouts, one file each; a new one is a new file and its name here."""
+"""One module per layout. To add a layout, add a module and list it in `MODULES`."""
 
 import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the names alone are read by --help, which is to be quick
+if TYPE_CHECKING:  # --help needs only the names, so importing no layout keeps it fast
     from ..layout import Layout
 
-# In the order in which a source is asked for: those with marks of their own first, bare weights last.
+# In the order of recognition: layouts with distinctive features first, plain encoders last.
 MODULES = {
     "google-jax": "google_jax",
     "transformers": "transformers",
@@ -22,10 +22,10 @@ MODULES = {
 
 
 def get_layout(name: str) -> "Layout":
-    """A layout by its name.
+    """Imports a layout by name.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If no layout has this name.
     """
     if name not in MODULES:
         raise ValueError(f"no layout is named {name!r}: there are {', '.join(MODULES)}")
@@ -33,5 +33,5 @@ def get_layout(name: str) -> "Layout":
 
 
 def all_layouts() -> "list[Layout]":
-    """Every layout."""
+    """All layouts, in the order of recognition."""
     return [get_layout(name) for name in MODULES]

@@ -1,7 +1,7 @@
 """DeiT's .pth (arXiv 2012.12877), and DeiT-III's (arXiv 2204.07118).
 
-Source: https://github.com/facebookresearch/deit, `models.py` and `models_v2.py`. The names are timm's; those of
-LayerScale are DeiT-III's own.
+Source: https://github.com/facebookresearch/deit, `models.py` and `models_v2.py`. The names are timm's, except
+DeiT-III's names of LayerScale.
 """
 
 from hf_vit_suite.models.configuration_vit import SuiteViTConfig
@@ -13,20 +13,20 @@ from . import timm
 
 
 def rules(config: SuiteViTConfig, has_class_position: bool) -> list[Rule]:
-    """timm's table with DeiT-III's names of LayerScale."""
+    """timm's rules, preceded by DeiT-III's names of LayerScale."""
     own = within(layer_scale_rules("gamma_{}"), ours="vit.")
     return [*own, *timm.classifier_rules(config, has_class_position)]
 
 
 def config(evidence: Evidence) -> SuiteViTConfig:
-    """timm's architecture; positions are resized without antialias."""
+    """timm's configuration, but position embeddings are resized without antialiasing."""
     found = timm.config(evidence)
     found.position_interpolation_antialias = False
     return found
 
 
 def form(is_third: bool) -> Form:
-    """DeiT, or DeiT-III."""
+    """Form of DeiT or, if `is_third`, of DeiT-III."""
     return Form(
         name="DeiT-III classifier" if is_third else "classifier",
         model=SuiteViTForImageClassification,

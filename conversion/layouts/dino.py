@@ -1,4 +1,4 @@
-"""DINO's .pth (arXiv 2104.14294): backbones, full checkpoints, and linear classifiers in files of their own.
+"""DINO's .pth (arXiv 2104.14294): backbones, full checkpoints, and linear classifiers in separate files.
 
 Source: https://github.com/facebookresearch/dino, `vision_transformer.py`, `main_dino.py` and `eval_linear.py`.
 """
@@ -16,17 +16,18 @@ LINEAR = f"{HEAD}linear."
 
 
 def backbone(config: SuiteViTConfig) -> list[Rule]:
-    """The backbone."""
+    """Rules of the backbone."""
     return [*trunk_rules(), rename("norm.{parameter}", "norm.{parameter}")]
 
 
-# What torch's weight norm calls length and direction: when DINO was published, which is written, and since torch 2.0.
+# Names of the gain and direction in torch's weight norm: those of DINO's files, which export writes, then those since
+# torch 2.0.
 GAINS = ("last_layer.weight_g", "last_layer.parametrizations.weight.original0")
 DIRECTIONS = ("last_layer.weight_v", "last_layer.parametrizations.weight.original1")
 
 
 def head_rules(theirs: str, ours: str, config: SuiteDINOConfig) -> list[Rule]:
-    """A projection head."""
+    """Rules of a projection head."""
     layers = [
         rename("mlp.{layer}.{parameter}", "layers.{layer}.{parameter}"),
         *[rename(name, "prototypes.gain") for name in GAINS],
@@ -40,7 +41,7 @@ def head_rules(theirs: str, ours: str, config: SuiteDINOConfig) -> list[Rule]:
 
 
 def full(config: SuiteDINOConfig) -> list[Rule]:
-    """Student, teacher, heads and centre."""
+    """Rules of student, teacher, heads and center."""
     return [
         *within(backbone(config), TEACHER, "vit."),
         *within(backbone(config), STUDENT, "student."),
@@ -51,7 +52,7 @@ def full(config: SuiteDINOConfig) -> list[Rule]:
 
 
 def beside(config: SuiteViTConfig) -> Change:
-    """The published code lays class token and mean of the patches channel by channel, ours one after the other."""
+    """The published code interleaves class token and patch mean channel by channel; ours concatenates them."""
     if not config.classifier_patch_mean:
         return SAME
     labels, hidden = config.num_labels, config.hidden_size
@@ -63,7 +64,7 @@ def beside(config: SuiteViTConfig) -> Change:
 
 
 def classifier(config: SuiteViTConfig) -> list[Rule]:
-    """The backbone and its linear classifier."""
+    """Rules of the backbone and its linear classifier."""
     return [
         *within(backbone(config), ours="vit."),
         rename(f"{LINEAR}weight", "classifier.weight", beside(config)),
@@ -72,12 +73,12 @@ def classifier(config: SuiteViTConfig) -> list[Rule]:
 
 
 def backbone_config(evidence: Evidence) -> SuiteViTConfig:
-    """The backbone's architecture."""
+    """Configuration of the backbone."""
     return SuiteViTConfig(**encoder_fields(evidence), position_interpolation_offset=0.1, num_labels=0)
 
 
 def classifier_config(evidence: Evidence) -> SuiteViTConfig:
-    """The classifier's: of small backbones it reads 4 class tokens, of base ones class token and mean."""
+    """Configuration of the classifier, whose input is 1 or 4 layers' class tokens, or class token and patch mean."""
     labels, width = evidence.shapes[f"{LINEAR}weight"]
     fields = encoder_fields(evidence)
     parts, rest = divmod(width, fields["hidden_size"])
@@ -93,7 +94,7 @@ def classifier_config(evidence: Evidence) -> SuiteViTConfig:
 
 
 def full_config(evidence: Evidence) -> SuiteDINOConfig:
-    """The architecture of backbone and head; that the gain was learned shows in gains other than 1, not in shapes."""
+    """Configuration of backbone and head; shapes don't show a learned gain, so it is assumed for widths below 768."""
     shapes = {name.removeprefix(TEACHER): shape for name, shape in evidence.shapes.items() if name.startswith(TEACHER)}
     (direction,) = [name for name in DIRECTIONS if evidence.has(f"teacher.head.{name}")]
     prototypes, bottleneck = evidence.shapes[f"teacher.head.{direction}"]
@@ -116,7 +117,7 @@ def full_config(evidence: Evidence) -> SuiteDINOConfig:
 
 
 def is_backbone(evidence: Evidence) -> bool:
-    """Whether a file has a bare backbone, as only DINO's .pth do."""
+    """Whether a torch file has a backbone without a prefix and without `head.weight`, which only DINO's .pth have."""
     return (
         evidence.kind == "torch"
         and not evidence.root
@@ -126,7 +127,7 @@ def is_backbone(evidence: Evidence) -> bool:
 
 
 def is_plain(config: SuiteViTConfig) -> bool:
-    """Whether a model is a plain vision transformer without what came after DINO."""
+    """Whether a model is a plain vision transformer, without later additions such as LayerScale or registers."""
     return (
         has_published_blocks(config)
         and config.pooling == "cls"

@@ -23,7 +23,7 @@ from ..rules import Rule, rename, within
 
 
 def backbone(config: SuiteViTConfig) -> list[Rule]:
-    """The backbone."""
+    """Rules of the backbone."""
     gated = [
         rename("mlp.w12.{parameter}", "mlp.gate_up.{parameter}"),
         rename("mlp.w3.{parameter}", "mlp.down.{parameter}"),
@@ -39,12 +39,12 @@ def backbone(config: SuiteViTConfig) -> list[Rule]:
 
 
 def classifier(config: SuiteViTConfig) -> list[Rule]:
-    """The backbone and its linear classifier."""
+    """Rules of the backbone and its linear classifier."""
     return [*within(backbone(config), ours="vit."), rename(f"{HEAD}{{parameter}}", "classifier.{parameter}")]
 
 
 def backbone_fields(evidence: Evidence) -> dict[str, Any]:
-    """Fields of the backbone; files with registers were trained to resize positions otherwise."""
+    """Config fields of the backbone. Position interpolation depends on registers, as in the published code."""
     shapes = evidence.shapes
     is_gated = evidence.has("blocks.0.mlp.w12.weight")
     has_registers = evidence.has("register_tokens")
@@ -61,7 +61,7 @@ def backbone_fields(evidence: Evidence) -> dict[str, Any]:
 
 
 def classifier_config(evidence: Evidence) -> SuiteViTConfig:
-    """The classifier's: it reads the last layer's class token, or the last four's, and the mean of the patches."""
+    """Configuration of the classifier, which reads the class tokens of the last 1 or 4 layers and the patch mean."""
     labels, width = evidence.shapes[f"{HEAD}weight"]
     fields = backbone_fields(evidence)
     parts, rest = divmod(width, fields["hidden_size"])
@@ -71,14 +71,14 @@ def classifier_config(evidence: Evidence) -> SuiteViTConfig:
 
 
 def is_backbone(evidence: Evidence) -> bool:
-    """Whether a file has a bare backbone with LayerScale and DINOv2's names."""
+    """Whether a file has a backbone with LayerScale, and a mask token or registers under DINOv2's names."""
     return evidence.has("cls_token", "blocks.0.ls1.gamma") and (
         evidence.has("mask_token") or evidence.has("register_tokens")
     )
 
 
 def holds(config: SuiteViTConfig) -> bool:
-    """Whether DINOv2's code has such a backbone."""
+    """Whether DINOv2's code can have such a backbone."""
     return (
         has_published_blocks(config)
         and config.pooling == "cls"

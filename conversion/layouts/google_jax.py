@@ -15,17 +15,17 @@ TRANSPOSED = permuted(1, 0)
 
 
 def norm_rules(theirs: str, ours: str) -> list[Rule]:
-    """A layer norm."""
+    """Rules of a layer norm."""
     return [rename(f"{theirs}/scale", f"{ours}.weight"), rename(f"{theirs}/bias", f"{ours}.bias")]
 
 
 def linear_rules(theirs: str, ours: str) -> list[Rule]:
-    """A linear layer, whose kernel is `[inputs, outputs]` there."""
+    """Rules of a linear layer, whose kernel in JAX is `[inputs, outputs]`."""
     return [rename(f"{theirs}/kernel", f"{ours}.weight", TRANSPOSED), rename(f"{theirs}/bias", f"{ours}.bias")]
 
 
 def attention_rules(config: SuiteViTConfig) -> list[Rule]:
-    """Kernels of queries, keys and values are `[hidden, heads, d]` there, that of the output `[heads, d, hidden]`."""
+    """JAX's query, key and value kernels are `[hidden, heads, d]`, its output kernel is `[heads, d, hidden]`."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     by_head = chained(reshaped((hidden, heads, -1), (hidden, hidden)), TRANSPOSED)
     parts = [f"{ATTENTION}{name}" for name in ("query", "key", "value")]
@@ -42,7 +42,7 @@ def attention_rules(config: SuiteViTConfig) -> list[Rule]:
 
 
 def rules(config: SuiteViTConfig) -> list[Rule]:
-    """The table."""
+    """Rules of the encoder and the classifier."""
     block = [
         *norm_rules("LayerNorm_0", "norm1"),
         *attention_rules(config),
@@ -63,7 +63,7 @@ def rules(config: SuiteViTConfig) -> list[Rule]:
 
 
 def config(evidence: Evidence) -> SuiteViTConfig:
-    """The architecture, heads included, from shapes alone."""
+    """Configuration from shapes, which here include the number of heads."""
     shapes = evidence.shapes
     patch, _, channels, hidden = evidence.shape_of("embedding/kernel", rank=4)
     positions = evidence.shape_of("Transformer/posembed_input/pos_embedding", rank=3)[1]
@@ -82,7 +82,7 @@ def config(evidence: Evidence) -> SuiteViTConfig:
 
 
 def holds(config: SuiteViTConfig) -> bool:
-    """Whether a classifier is a ViT of the paper."""
+    """Whether a classifier has the architecture of the ViT paper."""
     return (
         has_published_blocks(config)
         and config.pooling == "cls"

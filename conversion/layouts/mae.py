@@ -1,4 +1,4 @@
-"""MAE's .pth (arXiv 2111.06377): pretrained encoders, encoders with decoder, fine-tuned classifiers.
+"""MAE's .pth (arXiv 2111.06377): pretrained encoders, encoders with decoder, and fine-tuned classifiers.
 
 Source: https://github.com/facebookresearch/mae, `models_mae.py` and `models_vit.py`.
 """
@@ -21,16 +21,16 @@ from ..layout import (
 )
 from ..rules import Rule, rename, within
 
-DECODER_HEADS = 16  # of every published decoder, 512 wide
+DECODER_HEADS = 16  # heads of every published decoder, which is 512 wide
 
 
 def encoder(config: SuiteMAEConfig) -> list[Rule]:
-    """The encoder."""
+    """Rules of the encoder."""
     return [*trunk_rules(), rename("norm.{parameter}", "norm.{parameter}")]
 
 
 def autoencoder(config: SuiteMAEConfig) -> list[Rule]:
-    """Encoder and decoder."""
+    """Rules of encoder and decoder."""
     return [
         *within(encoder(config), ours="vit."),
         rename("mask_token", "decoder.mask_token"),
@@ -43,7 +43,7 @@ def autoencoder(config: SuiteMAEConfig) -> list[Rule]:
 
 
 def classifier(config: SuiteViTConfig) -> list[Rule]:
-    """The fine-tuned classifier, which normalises the mean of the patches."""
+    """Rules of the fine-tuned classifier, which normalises the mean of the patch tokens."""
     return [
         *within([*trunk_rules(), rename("fc_norm.{parameter}", "norm.{parameter}")], ours="vit."),
         rename("head.{parameter}", "classifier.{parameter}"),
@@ -51,12 +51,12 @@ def classifier(config: SuiteViTConfig) -> list[Rule]:
 
 
 def encoder_config(evidence: Evidence) -> SuiteMAEConfig:
-    """The architecture of an encoder alone: the decoder's fields are the paper's."""
+    """Configuration of an encoder without decoder; the decoder's fields have the paper's values."""
     return SuiteMAEConfig(**encoder_fields(evidence), num_labels=0)
 
 
 def autoencoder_config(evidence: Evidence) -> SuiteMAEConfig:
-    """The architecture of encoder and decoder. The names of files don't tell what the pixels' loss was."""
+    """Configuration of encoder and decoder. `norm_pix_loss` keeps its default, since files don't record it."""
     shapes = evidence.shapes
     return SuiteMAEConfig(
         **encoder_fields(evidence),
@@ -69,7 +69,7 @@ def autoencoder_config(evidence: Evidence) -> SuiteMAEConfig:
 
 
 def classifier_config(evidence: Evidence) -> SuiteViTConfig:
-    """The architecture of a fine-tuned classifier."""
+    """Configuration of a fine-tuned classifier."""
     return SuiteViTConfig(
         **encoder_fields(evidence),
         pooling="mean",
@@ -78,7 +78,7 @@ def classifier_config(evidence: Evidence) -> SuiteViTConfig:
 
 
 def is_mae(evidence: Evidence) -> bool:
-    """Whether a file has MAE's container and an encoder."""
+    """Whether a file stores an encoder in the entry `model`, as MAE's do."""
     return evidence.root == "model." and evidence.has("cls_token", "pos_embed", "blocks.0.attn.qkv.weight")
 
 

@@ -1,7 +1,7 @@
-"""open_clip's CLIP, .pth or safetensors, with GELU or QuickGELU, with softmax or sigmoid loss.
+"""open_clip's CLIP as .pth or safetensors, with GELU or QuickGELU, softmax or sigmoid loss.
 
-Source: https://github.com/mlfoundations/open_clip, `src/open_clip/model.py` and `transformer.py`. The names are those
-of OpenAI's code.
+Source: https://github.com/mlfoundations/open_clip, `src/open_clip/model.py` and `transformer.py`. Tensor names are
+those of OpenAI's code.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,12 @@ from hf_vit_suite.models.modeling_clip import SuiteCLIPModel
 from ..layout import BICUBIC, BILINEAR, Evidence, Form, Layout, cropped, number_of_heads, square_side, squeezed
 from ..rules import Change, Rule, permuted, rename, reshaped, within
 
-# Where the fields of either tower are.
+# Prefixes of the towers' config fields.
 VISION, TEXT = "vision_config.", "text_config."
-# Of open_clip's configs, and channels a head of every published text tower.
+# Defaults of open_clip's configs: channels per head of the image tower, and heads of the text tower. Every published
+# text tower has 64 channels per head too.
 HEAD_WIDTH, TEXT_HEADS = 64, 8
-# Of the image tower and the text tower; `None` where nothing is told.
+# Number of heads of the image tower and of the text tower; `None` if unknown.
 ToldHeads = tuple[int | None, int | None]
 
 LEADING_ONE = Change(lambda tensor: tensor.unsqueeze(0), lambda tensor: tensor.squeeze(0))
@@ -35,13 +36,13 @@ BLOCK = {
 
 
 def blocks() -> list[Rule]:
-    """The blocks of either tower."""
+    """Rules of the blocks, which both towers share."""
     renamed = [rename(theirs, ours) for theirs, ours in BLOCK.items()]
     return within(renamed, "transformer.resblocks.{layer}.", "encoder.blocks.{layer}.")
 
 
 def rules(config: SuiteCLIPConfig) -> list[Rule]:
-    """Both towers. Projections are multiplied from the right there, as linear layers here."""
+    """Rules of both towers. open_clip stores projections as `[inputs, outputs]`, ours as linear weights."""
     vision = [
         rename("conv1.{parameter}", "embeddings.patch_embeddings.projection.{parameter}"),
         rename("class_embedding", "embeddings.cls_token", reshaped((-1,), (1, 1, -1))),
@@ -67,11 +68,12 @@ def rules(config: SuiteCLIPConfig) -> list[Rule]:
 
 
 def config(evidence: Evidence, told_heads: Callable[[Evidence, int, int], ToldHeads] | None = None) -> SuiteCLIPConfig:
-    """The architecture of both towers; the activation is in no weight but in the config or the name.
+    """Configuration of both towers. Weights don't determine the activation; open_clip's config or the name does.
 
     Args:
-        evidence: The source.
-        told_heads: What it tells of the heads; default open_clip's way.
+        evidence: Evidence of the source.
+        told_heads: Function of the evidence and both widths, image tower first, that returns the number of heads of
+            both towers; default `heads_told_by_config`.
     """
     shapes = evidence.shapes
     hidden, channels, patch, _ = evidence.shape_of("visual.conv1.weight", rank=4)
@@ -109,7 +111,7 @@ def config(evidence: Evidence, told_heads: Callable[[Evidence, int, int], ToldHe
 
 
 def heads_told_by_config(evidence: Evidence, vision_width: int, text_width: int) -> ToldHeads:
-    """Heads of both towers by open_clip's config with its defaults; without one 64 channels for each text head."""
+    """Heads of both towers from open_clip's config, else 64 channels per text head and unknown image heads."""
     if told := evidence.settings.get("model_cfg"):
         head_width = told.get("vision_cfg", {}).get("head_width", HEAD_WIDTH)
         return vision_width // head_width, told.get("text_cfg", {}).get("heads", TEXT_HEADS)
@@ -117,17 +119,17 @@ def heads_told_by_config(evidence: Evidence, vision_width: int, text_width: int)
 
 
 def special_tokens(vocabulary: int) -> dict[str, int]:
-    """Start and end of text are the last two tokens; what fills a text up is behind the end and never seen."""
+    """BOS and EOS are the last two tokens. Padding follows EOS, so causal attention never attends to it."""
     return {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
 
 
 def is_clip(evidence: Evidence) -> bool:
-    """Whether names are those of OpenAI's code, with a vision transformer."""
+    """Whether the names are those of OpenAI's CLIP with a vision transformer."""
     return evidence.has("visual.conv1.weight", "visual.class_embedding", "token_embedding.weight", "logit_scale")
 
 
 def holds(config: SuiteCLIPConfig) -> bool:
-    """Whether open_clip's code has such towers; which of the two activations, the file's name has to say."""
+    """Whether open_clip can have these towers. The file does not store the activation; its name must state it."""
     towers = config.vision_config, config.text_config
     activations = {tower.hidden_act for tower in towers}
     return (
@@ -138,7 +140,7 @@ def holds(config: SuiteCLIPConfig) -> bool:
 
 
 def has_plain_towers(config: SuiteCLIPConfig) -> bool:
-    """Whether the image tower is CLIP's own vision transformer."""
+    """Whether the image tower is CLIP's vision transformer, without additions."""
     vision = config.vision_config
     return (
         vision.use_pre_norm
@@ -151,7 +153,7 @@ def has_plain_towers(config: SuiteCLIPConfig) -> bool:
 
 
 def image_processor(config: SuiteCLIPConfig, evidence: Evidence) -> dict[str, Any]:
-    """CLIP's, or what open_clip's config says."""
+    """CLIP's preprocessing, or that of open_clip's config if there is one."""
     told = evidence.settings.get("preprocess_cfg", {})
     mean, std = list(told.get("mean", OPENAI_CLIP_MEAN)), list(told.get("std", OPENAI_CLIP_STD))
     resample = BILINEAR if told.get("interpolation") == "bilinear" else BICUBIC

@@ -1,7 +1,7 @@
 """OpenAI's CLIP archives (arXiv 2103.00020): TorchScript with weights mostly in float16.
 
-Source: https://github.com/openai/CLIP, `clip/model.py` and `clip/clip.py`, whose `load` also opens the plain file of
-the same tensors that is written here. Its activation is QuickGELU.
+Source: https://github.com/openai/CLIP, `clip/model.py` and `clip/clip.py`. Export writes a plain .pt of the same
+tensors, which `clip.load` also accepts. The activation is QuickGELU.
 """
 
 import torch
@@ -15,7 +15,7 @@ from . import open_clip
 
 
 def rules(config: SuiteCLIPConfig) -> list[Rule]:
-    """open_clip's table, and the three numbers that OpenAI's code stored beside."""
+    """open_clip's rules, and the three integers that OpenAI's files also store."""
     numbers = {
         "input_resolution": config.vision_config.image_height_width[0],
         "context_length": config.text_config.max_position_embeddings,
@@ -28,12 +28,12 @@ def rules(config: SuiteCLIPConfig) -> list[Rule]:
 
 
 def heads_told_by_widths(evidence: Evidence, vision_width: int, text_width: int) -> open_clip.ToldHeads:
-    """Heads of both towers as OpenAI's code computes them, which reads no config."""
+    """Heads of both towers, computed from widths as in OpenAI's code: 64 channels per head."""
     return vision_width // open_clip.HEAD_WIDTH or None, text_width // open_clip.HEAD_WIDTH or None
 
 
 def has_told_heads(config: SuiteCLIPConfig) -> bool:
-    """Whether OpenAI's code finds the towers' heads by their widths."""
+    """Whether OpenAI's code computes the right number of heads from both widths."""
     return all(
         tower.num_attention_heads == tower.hidden_size // open_clip.HEAD_WIDTH
         for tower in (config.vision_config, config.text_config)
@@ -41,7 +41,7 @@ def has_told_heads(config: SuiteCLIPConfig) -> bool:
 
 
 def config(evidence: Evidence) -> SuiteCLIPConfig:
-    """open_clip's, with QuickGELU."""
+    """open_clip's configuration, with QuickGELU."""
     found = open_clip.config(evidence, heads_told_by_widths)
     for tower in (found.vision_config, found.text_config):
         tower.hidden_act = "quick_gelu"

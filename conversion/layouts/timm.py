@@ -29,13 +29,13 @@ from ..rules import Rule, leave, rename, within
 
 
 def with_class_position(cls_token: Tensor, pos_embed: Tensor) -> tuple[Tensor, Tensor]:
-    """A position table that starts at the patches, with zeros for the class token in front."""
+    """Prepends a zero position embedding for the class token to position embeddings of patches alone."""
     zeros = torch.zeros_like(pos_embed[:, :1])
     return cls_token, torch.cat((zeros, pos_embed), dim=1)
 
 
 def into_class_token(cls_token: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse: a class token's position is added to it for good, as they only ever act together."""
+    """The inverse: adds the class token's position embedding to the token, since models use only their sum."""
     position = positions[:, :1]
     return torch.where(position == 0, cls_token, cls_token + position), positions[:, 1:]
 
@@ -49,12 +49,12 @@ CLASS_WITHOUT_POSITION = Rule(
 
 
 def timm_encoder_rules(config: SuiteViTConfig, has_class_position: bool) -> list[Rule]:
-    """The encoder."""
+    """Rules of the encoder."""
     tokens = [
         rename("cls_token", "embeddings.cls_token"),
         rename("pos_embed", "embeddings.position_embeddings"),
     ]
-    # timm's SwiGLU bears the names of the plain MLP.
+    # timm's SwiGLU has the names of the plain MLP.
     gated = [
         rename("blocks.{layer}.mlp.fc1.{parameter}", "encoder.blocks.{layer}.mlp.gate_up.{parameter}"),
         rename("blocks.{layer}.mlp.fc2.{parameter}", "encoder.blocks.{layer}.mlp.down.{parameter}"),
@@ -76,7 +76,7 @@ def timm_encoder_rules(config: SuiteViTConfig, has_class_position: bool) -> list
 
 
 def classifier_rules(config: SuiteViTConfig, has_class_position: bool) -> list[Rule]:
-    """The encoder and its heads."""
+    """Rules of the encoder and its heads."""
     return [
         *within(timm_encoder_rules(config, has_class_position), ours="vit."),
         rename("head.{parameter}", "classifier.{parameter}"),
@@ -85,13 +85,13 @@ def classifier_rules(config: SuiteViTConfig, has_class_position: bool) -> list[R
 
 
 def has_class_position(evidence: Evidence) -> bool:
-    """Whether the position table starts with the class token: it then has no square number of rows."""
+    """Whether the class token has a position embedding: there is a `dist_token`, or their number is not a square."""
     rows = evidence.shapes["pos_embed"][1]
     return evidence.has("dist_token") or round(rows**0.5) ** 2 != rows
 
 
 def config(evidence: Evidence) -> SuiteViTConfig:
-    """The architecture from shapes."""
+    """Configuration from shapes, and for CLIP's towers from names."""
     shapes = evidence.shapes
     if evidence.has("blocks.0.attn.q_norm.weight") or evidence.has("attn_pool.q.weight"):
         raise ValueError("this timm model normalises queries or pools by attention, which no family here does")
@@ -101,7 +101,7 @@ def config(evidence: Evidence) -> SuiteViTConfig:
     fields = encoder_fields(evidence, has_class_position(evidence) + has_distillation)
     if fields["intermediate_size"] == 2 * shapes["blocks.0.mlp.fc2.weight"][1]:
         fields |= {"mlp_type": "swiglu", "intermediate_size": shapes["blocks.0.mlp.fc2.weight"][1]}
-    has_scale = evidence.has("blocks.0.ls1.gamma") or evidence.has("blocks.0.gamma_1")  # the latter in DeiT-III's own
+    has_scale = evidence.has("blocks.0.ls1.gamma") or evidence.has("blocks.0.gamma_1")  # the latter is DeiT-III's name
     fields |= {
         "use_distillation_token": has_distillation,
         "num_register_tokens": shapes["reg_token"][1] if evidence.has("reg_token") else 0,
@@ -117,7 +117,7 @@ def config(evidence: Evidence) -> SuiteViTConfig:
 
 
 def activation_and_epsilon(evidence: Evidence) -> dict[str, Any]:
-    """What shapes don't tell of CLIP's towers: their names do."""
+    """Activation and epsilon of CLIP's towers, from the model's name, since shapes don't determine them."""
     if not evidence.has("norm_pre.weight"):
         return {}
     name = evidence.settings.get("architecture", evidence.name)
@@ -125,7 +125,7 @@ def activation_and_epsilon(evidence: Evidence) -> dict[str, Any]:
 
 
 def holds(config: SuiteViTConfig, has_class_position: bool) -> bool:
-    """Whether timm has such a model: its registers come with positions that start at the patches."""
+    """Whether timm has such a model. Its registers require position embeddings without the class token's."""
     reads_pooled = config.classifier_layers == 1 and not config.classifier_patch_mean
     is_clip = config.use_pre_norm and config.layer_norm_eps == 1e-5 and config.hidden_act in ("gelu", "quick_gelu")
     is_plain = config.hidden_act == "gelu" and config.layer_norm_eps == 1e-6 and not config.use_pre_norm
@@ -134,7 +134,7 @@ def holds(config: SuiteViTConfig, has_class_position: bool) -> bool:
 
 
 def form(has_head: bool, with_class_position: bool) -> Form:
-    """One of timm's four forms."""
+    """One of timm's four forms: with or without a head, with or without a position embedding of the class token."""
     rules = classifier_rules if has_head else timm_encoder_rules
 
     def recognises(evidence: Evidence) -> bool:
@@ -157,7 +157,7 @@ def form(has_head: bool, with_class_position: bool) -> Form:
 
 
 def image_processor(config: SuiteViTConfig, evidence: Evidence) -> dict[str, Any]:
-    """timm's `pretrained_cfg` where it is beside the weights, else by the name: DeiT's colours or AugReg's."""
+    """Preprocessing from timm's `pretrained_cfg`, else by name: ImageNet's or AugReg's mean and deviation."""
     told = evidence.settings.get("pretrained_cfg", evidence.settings)
     is_imagenet = any(part in evidence.name for part in ("deit", "dino", "mae", "lvd142m"))
     return cropped(

@@ -1,8 +1,9 @@
-"""transformers' own folders: vit, deit, vit_mae, dinov2, dinov2_with_registers and clip.
+"""transformers' folders of the model types vit, deit, vit_mae, dinov2, dinov2_with_registers and clip.
 
-Files on the Hub have the names of version 4, which version 5 writes too; its models' own names are the layout
-`transformers-v5`. Either layout reads both. Source: https://github.com/huggingface/transformers,
-`src/transformers/models/` and `conversion_mapping.py`.
+Files on the Hub use version 4's tensor names, which version 5 writes too by default. The layout `transformers-v5` has
+the names of version 5's modules. The rules of either layout map both.
+
+Source: https://github.com/huggingface/transformers, `src/transformers/models/` and `conversion_mapping.py`.
 """
 
 from collections.abc import Callable
@@ -44,10 +45,10 @@ DECODER_FIELDS = [
 ]
 CLIP_TOWER_FIELDS = [*BLOCK_FIELDS, "intermediate_size", "projection_dim"]
 CLIP_TEXT_FIELDS = ["vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"]
-# In CLIP's first configurations the end of text was written as 2, and found as the largest number of a text.
+# CLIP's first configurations set `eos_token_id` to 2; the model then finds EOS as the largest token id of a text.
 LEGACY_END_OF_TEXT = 2
 
-# What a folder has beyond an encoder.
+# Names of the heads that a folder may have besides an encoder.
 HEADS = ("classifier", "cls_classifier", "decoder.decoder_embed")
 
 ATTENTION_V4 = [
@@ -85,12 +86,12 @@ OURS = "encoder.blocks.{layer}."
 
 
 def ordered(version: int, v4: list[Rule], v5: list[Rule]) -> list[Rule]:
-    """The names of both versions: all are read, the first are written."""
+    """Rules for the names of both versions. Import accepts both; export writes those of `version`."""
     return [*v4, *v5] if version == 4 else [*v5, *v4]
 
 
 def tokens() -> list[Rule]:
-    """Tokens, positions and patches."""
+    """Class, distillation and register tokens, position and patch embeddings."""
     return within(
         [
             rename("cls_token", "cls_token"),
@@ -105,7 +106,7 @@ def tokens() -> list[Rule]:
 
 
 def vit_encoder(version: int) -> list[Rule]:
-    """ViT, DeiT and MAE's encoder."""
+    """Encoder of ViT, DeiT and MAE."""
     return [
         *tokens(),
         rename("embeddings.mask_token", "embeddings.mask_token", reshaped((1, 1, -1), (1, -1))),
@@ -116,7 +117,7 @@ def vit_encoder(version: int) -> list[Rule]:
 
 
 def dinov2_encoder(version: int) -> list[Rule]:
-    """DINOv2, with and without registers."""
+    """Encoder of DINOv2, with and without registers."""
     blocks = [
         *DINOV2_NORMS,
         *ordered(version, ATTENTION_V4, ATTENTION_V5),
@@ -132,7 +133,7 @@ def dinov2_encoder(version: int) -> list[Rule]:
 
 
 def autoencoder(version: int) -> list[Rule]:
-    """MAE with its decoder; transformers 5 writes version 4's decoder under a name of its own."""
+    """MAE with its decoder; transformers 5 writes the decoder of version 4 under other names, `decoder_encoder`."""
     theirs, ours = "decoder_layers.{layer}.", "trunk.blocks.{layer}."
     decoder = [
         rename("mask_token", "mask_token"),
@@ -147,7 +148,7 @@ def autoencoder(version: int) -> list[Rule]:
 
 
 def clip(config: SuiteCLIPConfig) -> list[Rule]:
-    """Both towers, whose names did not change."""
+    """Both towers; versions 4 and 5 share their names."""
     block = [
         rename("layer_norm1.{parameter}", "norm1.{parameter}"),
         joined_heads(tuple(f"self_attn.{name}_proj" for name in "qkv"), "attention.qkv"),
@@ -180,37 +181,37 @@ def clip(config: SuiteCLIPConfig) -> list[Rule]:
 
 
 def position_numbers(count: int) -> Rule:
-    """0, 1, 2, ..., which files from before transformers 4.31 have."""
+    """Position ids 0, 1, 2, ..., which transformers wrote to files before 4.31."""
     value = torch.arange(count).unsqueeze(0)
     return constant("embeddings.position_ids", value, "the numbers of the positions", is_optional=True)
 
 
 def with_heads(encoder: list[Rule], prefix: str, heads: dict[str, str]) -> list[Rule]:
-    """An encoder called by its family's name, and heads."""
+    """Prefixes an encoder with its family's name and adds heads."""
     named = [rename(f"{theirs}.{{parameter}}", f"{ours}.{{parameter}}") for theirs, ours in heads.items()]
     return [*within(encoder, f"{prefix}.", "vit."), *named]
 
 
 def their_config(evidence: Evidence) -> PretrainedConfig:
-    """transformers' own configuration, which fills in what the file leaves to defaults."""
+    """transformers' configuration, which adds the defaults that `config.json` omits."""
     settings = {name: value for name, value in evidence.settings.items() if name != "model_type"}
     return AutoConfig.for_model(evidence.settings["model_type"], **settings)
 
 
 def shared_fields(theirs: PretrainedConfig) -> dict[str, Any]:
-    """Fields of one name there and here."""
+    """Fields that have the same name in transformers' configuration and ours."""
     return {name: getattr(theirs, name) for name in SHARED_FIELDS}
 
 
 def recorded_label_fields(theirs: PretrainedConfig, evidence: Evidence, head: str) -> dict[str, Any]:
-    """The labels, none without a head."""
+    """Label names from the configuration; no labels without a head."""
     if not evidence.has(f"{head}.weight"):
         return {"num_labels": 0}
     return {"id2label": theirs.id2label, "label2id": theirs.label2id}
 
 
 def vit_config(evidence: Evidence) -> SuiteViTConfig:
-    """Of ViT and DeiT."""
+    """Configuration of ViT and DeiT."""
     theirs = their_config(evidence)
     pooler = next((shape for name, shape in evidence.shapes.items() if name.endswith("pooler.dense.weight")), None)
     if pooler is not None and theirs.pooler_act != "tanh":
@@ -226,7 +227,7 @@ def vit_config(evidence: Evidence) -> SuiteViTConfig:
 
 
 def dinov2_config(evidence: Evidence) -> SuiteViTConfig:
-    """Of DINOv2: its classifier reads the class token and the mean of the patches."""
+    """Configuration of DINOv2, whose classifier reads the class token and the mean of the patch tokens."""
     theirs = their_config(evidence)
     has_registers = theirs.model_type == "dinov2_with_registers"
     width = int(theirs.hidden_size * theirs.mlp_ratio)
@@ -247,14 +248,14 @@ def dinov2_config(evidence: Evidence) -> SuiteViTConfig:
 
 
 def mae_config(evidence: Evidence) -> SuiteMAEConfig:
-    """Of MAE."""
+    """Configuration of MAE."""
     theirs = their_config(evidence)
     decoder = {name: getattr(theirs, name) for name in DECODER_FIELDS}
     return SuiteMAEConfig(**shared_fields(theirs), intermediate_size=theirs.intermediate_size, **decoder, num_labels=0)
 
 
 def clip_config(evidence: Evidence) -> SuiteCLIPConfig:
-    """Of CLIP."""
+    """Configuration of CLIP."""
     theirs = their_config(evidence)
     vision = {name: getattr(theirs.vision_config, name) for name in (*CLIP_TOWER_FIELDS, *IMAGE_FIELDS)}
     text = {name: getattr(theirs.text_config, name) for name in (*CLIP_TOWER_FIELDS, *CLIP_TEXT_FIELDS)}
@@ -275,7 +276,7 @@ def their_settings(model_type: str, architecture: str, ours: PretrainedConfig, *
 
 
 def vit_settings(config: SuiteViTConfig, model_type: str, architecture: str) -> dict[str, Any]:
-    """Of ViT and DeiT."""
+    """`config.json` of ViT and DeiT."""
     fields = {"intermediate_size": config.intermediate_size}
     if config.representation_size:
         fields["pooler_output_size"] = config.representation_size
@@ -283,7 +284,7 @@ def vit_settings(config: SuiteViTConfig, model_type: str, architecture: str) -> 
 
 
 def dinov2_settings(config: SuiteViTConfig, architecture: str) -> dict[str, Any]:
-    """Of DINOv2, whose ratio of widths stands for that of the MLP."""
+    """`config.json` of DINOv2; a SwiGLU's width follows from the ratio 4."""
     is_gated = config.mlp_type == "swiglu"
     fields = {
         "mlp_ratio": 4 if is_gated else config.intermediate_size // config.hidden_size,
@@ -299,13 +300,13 @@ def dinov2_settings(config: SuiteViTConfig, architecture: str) -> dict[str, Any]
 
 
 def mae_settings(config: SuiteMAEConfig, architecture: str) -> dict[str, Any]:
-    """Of MAE."""
+    """`config.json` of MAE."""
     decoder = {name: getattr(config, name) for name in DECODER_FIELDS}
     return their_settings("vit_mae", architecture, config, intermediate_size=config.intermediate_size, **decoder)
 
 
 def clip_settings(config: SuiteCLIPConfig) -> dict[str, Any]:
-    """Of CLIP."""
+    """`config.json` of CLIP."""
     vision = {name: getattr(config.vision_config, name) for name in (*CLIP_TOWER_FIELDS, *IMAGE_FIELDS)}
     text = {name: getattr(config.text_config, name) for name in (*CLIP_TOWER_FIELDS, *CLIP_TEXT_FIELDS)}
     theirs = AutoConfig.for_model("clip", vision_config=vision, text_config=text, projection_dim=config.projection_dim)
@@ -314,7 +315,7 @@ def clip_settings(config: SuiteCLIPConfig) -> dict[str, Any]:
 
 
 def is_plain(config: SuiteViTConfig) -> bool:
-    """Whether a model is transformers' ViT or DeiT."""
+    """Whether transformers' ViT or DeiT has this architecture."""
     return (
         config.pooling == "cls"
         and config.mlp_type == "gelu"
@@ -326,7 +327,7 @@ def is_plain(config: SuiteViTConfig) -> bool:
 
 
 def is_dinov2(config: SuiteViTConfig) -> bool:
-    """Whether a model is transformers' DINOv2."""
+    """Whether transformers' DINOv2 has this architecture."""
     ratio, rest = divmod(config.intermediate_size, config.hidden_size)
     return (
         config.pooling == "cls"
@@ -339,7 +340,7 @@ def is_dinov2(config: SuiteViTConfig) -> bool:
 
 
 def of_type(*model_types: str, head: str | None = None) -> Callable[[Evidence], bool]:
-    """Recognises folders of a family, with this head or without any."""
+    """Returns a function that recognises folders of these model types, with `head` or without any head."""
 
     def recognises(evidence: Evidence) -> bool:
         has_head = any(
@@ -353,7 +354,7 @@ def of_type(*model_types: str, head: str | None = None) -> Callable[[Evidence], 
 
 
 def vit_form(version: int, model_type: str, heads: dict[str, str], architecture: str) -> Form:
-    """ViT or DeiT, with heads or without."""
+    """Form of ViT or DeiT, with or without heads."""
     encoder = vit_encoder(version)
     is_distilled = model_type == "deit"
     return Form(
@@ -365,7 +366,7 @@ def vit_form(version: int, model_type: str, heads: dict[str, str], architecture:
         holds=lambda config: (
             is_plain(config)
             and config.use_distillation_token == is_distilled
-            and (config.representation_size is None or not heads)  # transformers' poolers stand in encoders alone
+            and (config.representation_size is None or not heads)  # transformers' classifiers have no pooler
         ),
         settings=lambda config: vit_settings(config, model_type, architecture),
         suffix=".safetensors",
@@ -373,7 +374,7 @@ def vit_form(version: int, model_type: str, heads: dict[str, str], architecture:
 
 
 def dinov2_form(version: int, has_head: bool, architecture: str) -> Form:
-    """DINOv2, with and without registers."""
+    """Form of DINOv2, with or without a classifier; both hold models with and without registers."""
     encoder = dinov2_encoder(version)
 
     def rules(config: SuiteViTConfig) -> list[Rule]:
@@ -393,7 +394,7 @@ def dinov2_form(version: int, has_head: bool, architecture: str) -> Form:
 
 
 def mae_form(version: int, has_decoder: bool, architecture: str) -> Form:
-    """MAE, with its decoder or without."""
+    """Form of MAE, with or without its decoder."""
     return Form(
         name=f"vit_mae {'with decoder' if has_decoder else 'encoder'}",
         model=SuiteMAEForPreTraining if has_decoder else SuiteMAEModel,
@@ -406,7 +407,7 @@ def mae_form(version: int, has_decoder: bool, architecture: str) -> Form:
 
 
 def forms(version: int) -> tuple[Form, ...]:
-    """Every family, under the names of a version."""
+    """Forms of all model types under a version's names."""
     deit_heads = {"cls_classifier": "classifier", "distillation_classifier": "distillation_classifier"}
     return (
         vit_form(version, "vit", {"classifier": "classifier"}, "ViTForImageClassification"),
@@ -431,7 +432,7 @@ def forms(version: int) -> tuple[Form, ...]:
 
 
 def image_processor(config: PretrainedConfig, evidence: Evidence) -> dict[str, Any]:
-    """The family's published preparation, for folders without a file that says it."""
+    """The model type's published preprocessing, for folders without a preprocessor file."""
     model_type = evidence.settings["model_type"]
     if model_type == "clip":
         return cropped(config.vision_config, 1.0, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
@@ -441,13 +442,13 @@ def image_processor(config: PretrainedConfig, evidence: Evidence) -> dict[str, A
 
 
 def has_names_of(version: int, evidence: Evidence) -> bool:
-    """Whether the folder's blocks bear a version's names; CLIP's are the same and count as version 4's."""
+    """Whether the blocks have a version's names; CLIP's are the same in both and count as version 4's."""
     is_v5 = any(".attention.q_proj." in name for name in evidence.shapes)
     return is_v5 == (version == 5)
 
 
 def layout(name: str, version: int) -> Layout:
-    """The layout of a version's names."""
+    """Builds the layout for a version's names."""
     of_version = [
         replace(
             form,

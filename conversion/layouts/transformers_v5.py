@@ -1,4 +1,4 @@
-"""transformers' folders under the names that the models of version 5 have, as `save_original_format=False` writes."""
+"""transformers' folders under the names of version 5's modules, which `save_original_format=False` writes."""
 
 from .transformers import layout
 

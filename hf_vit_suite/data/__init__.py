@@ -1,4 +1,4 @@
-"""Images in, and their captions: loading, tolerant decoding, augmentation, tokens, batches."""
+"""Image and caption data: loading, tolerant decoding, augmentation, tokenization, collation."""
 
 from .augmentation import (
     AugmentedImages,

@@ -1,4 +1,4 @@
-"""Data sets that are arrays: scikit-learn's digits, and folders of MNIST's IDX files."""
+"""Loads array data sets: scikit-learn's digits, and folders of MNIST's IDX files."""
 
 import gzip
 import io
@@ -15,7 +15,7 @@ IDX_SPLITS = {"train": "train", "t10k": "test"}
 
 
 def load_digits() -> Dataset:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, as PNG."""
+    """Loads scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, as PNG."""
     from sklearn import datasets as sklearn_datasets
 
     digits = sklearn_datasets.load_digits()
@@ -23,10 +23,10 @@ def load_digits() -> Dataset:
 
 
 def idx_splits(folder: Path) -> dict[str, Dataset]:
-    """The splits of a folder in the form of MNIST's, Fashion-MNIST's or KMNIST's; none where it is no such folder.
+    """Loads the splits of a folder in the layout of MNIST, Fashion-MNIST or KMNIST; empty for any other folder.
 
     Raises:
-        ValueError: If a file is cut off or no IDX file, or images and labels are not equally many.
+        ValueError: If a file is truncated or not an IDX file, or the numbers of images and labels differ.
     """
     splits = {}
     for path in sorted(folder.iterdir()):
@@ -42,13 +42,13 @@ def idx_splits(folder: Path) -> dict[str, Dataset]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array of bytes from an IDX file (the format of LeCun's MNIST page), compressed or not."""
+    """Reads a uint8 array from an IDX file (the format of LeCun's MNIST page), plain or gzip-compressed."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             content = file.read()
         dimensions = content[3]
         shape = np.frombuffer(content, ">u4", count=dimensions, offset=4)
-        if content[:3] != b"\0\0\x08":  # two zeros, then the code of unsigned bytes
+        if content[:3] != b"\0\0\x08":  # two zeros, then the type code of uint8
             raise ValueError("its first bytes are not those of unsigned bytes in IDX form")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except (OSError, EOFError, IndexError, ValueError) as error:
@@ -56,14 +56,14 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def as_dataset(images: np.ndarray, labels: np.ndarray) -> Dataset:
-    """Grey images `[images, height, width]` of 8 bits and their labels as rows of PNG files."""
+    """Converts 8-bit grey images `[images, height, width]` and their labels to rows of PNG files."""
     names = [str(number) for number in range(int(labels.max()) + 1)]
     rows = {"image": [png(pixels) for pixels in images], "label": labels.tolist()}
     return Dataset.from_dict(rows, features=Features({"image": datasets.Image(), "label": ClassLabel(names=names)}))
 
 
 def png(pixels: np.ndarray) -> dict:
-    """8-bit pixels as an encoded image of `datasets`."""
+    """Encodes 8-bit pixels as an image value of `datasets`."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}

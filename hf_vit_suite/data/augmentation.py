@@ -1,4 +1,4 @@
-"""From decoded images to model input: augmentation for training, the image processor itself for evaluation."""
+"""Converts decoded images to model input: augmentation for training, the image processor for evaluation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ RAND_AUGMENT_OPERATIONS = 2
 
 
 def input_size(image_processor) -> tuple[int, int]:
-    """(height, width) in pixels of what an image processor yields."""
+    """Returns (height, width) in pixels of an image processor's output."""
     size = image_processor.crop_size if getattr(image_processor, "do_center_crop", None) else image_processor.size
     if size.get("shortest_edge"):
         return size["shortest_edge"], size["shortest_edge"]
@@ -27,7 +27,7 @@ def input_size(image_processor) -> tuple[int, int]:
 
 
 def interpolation(image_processor) -> InterpolationMode:
-    """An image processor's resampling as torchvision names it."""
+    """Returns an image processor's resampling as torchvision's `InterpolationMode`."""
     return pil_torch_interpolation_mapping[image_processor.resample]
 
 
@@ -40,22 +40,22 @@ def training_transform(
     rand_augment: int = 0,
     random_erasing: float = 0.0,
 ) -> v2.Compose:
-    """Augmentation of a training image, to the size and statistics that the image processor yields.
+    """Builds the training augmentation; output size and normalisation match the image processor.
 
     Args:
-        image_processor: Gives size, interpolation, mean and standard deviation.
-        random_resized_crop: Crop a random part and aspect (Szegedy et al. 2014, arXiv 1409.4842); else the image is
-            resized and cropped as the processor does.
-        crop_scale: Smallest and largest share of the area that a crop keeps.
-        horizontal_flip: Probability of mirroring.
+        image_processor: Source of size, interpolation, mean and standard deviation.
+        random_resized_crop: Crop a random area with a random aspect ratio (Szegedy et al. 2014, arXiv 1409.4842); else
+            resize and crop like the processor.
+        crop_scale: Smallest and largest fraction of the area that a crop keeps.
+        horizontal_flip: Probability of a horizontal flip.
         rand_augment: Magnitude of RandAugment (Cubuk et al. 2019, arXiv 1909.13719), 0 (off) to 30; two operations.
         random_erasing: Probability of erasing a rectangle (Zhong et al. 2017, arXiv 1708.04896).
 
     Returns:
-        A transform of a PIL RGB image to a float tensor `[channels, height, width]`.
+        Transform of a PIL RGB image to a float tensor `[channels, height, width]`.
     """
     size = input_size(image_processor)
-    # A tensor from the start, as image processors resize tensors: Pillow's resizing differs by a level or two.
+    # Convert to a tensor first: image processors resize tensors, and Pillow's resizing differs by a level or two.
     steps: list[Callable] = [v2.ToImage()]
     if random_resized_crop:
         steps.append(v2.RandomResizedCrop(size, scale=crop_scale, interpolation=interpolation(image_processor)))
@@ -74,7 +74,7 @@ def training_transform(
 
 
 def evaluation_geometry(image_processor) -> list[Callable]:
-    """Resize, and the centre crop where there is one, as the image processor does them."""
+    """Builds the image processor's resize and, if it has one, its centre crop."""
     size = image_processor.size
     edge = size.get("shortest_edge") or (size["height"], size["width"])
     steps: list[Callable] = [v2.Resize(edge, interpolation=interpolation(image_processor))]
@@ -85,7 +85,7 @@ def evaluation_geometry(image_processor) -> list[Callable]:
 
 @dataclass(frozen=True)
 class EvaluationTransform:
-    """The image processor itself, so that evaluation sees what `pipeline("image-classification")` sees.
+    """Applies the image processor, so that evaluation input matches `pipeline("image-classification")`.
 
     Args:
         image_processor: A transformers image processor.
@@ -99,12 +99,12 @@ class EvaluationTransform:
 
 
 def evaluation_transform(image_processor) -> EvaluationTransform:
-    """The transform of evaluation images."""
+    """Wraps an image processor as a transform of single images."""
     return EvaluationTransform(image_processor)
 
 
 class RowTransform(Protocol):
-    """Makes a model's input of a batch of rows; says which columns it reads."""
+    """Transform of a batch of rows to model input; `columns` names the columns that it reads."""
 
     columns: ClassVar[tuple[str, ...]]
 
@@ -113,10 +113,10 @@ class RowTransform(Protocol):
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Decodes and transforms a batch of rows, for `datasets`.
+    """Decodes and transforms a batch of rows of `datasets`.
 
     Args:
-        transform: From a PIL RGB image to a tensor `[channels, height, width]`.
+        transform: Transform of a PIL RGB image to a tensor `[channels, height, width]`.
     """
 
     transform: Callable[[Image.Image], Tensor]
@@ -130,12 +130,12 @@ class ImageTransform:
 
 @dataclass(frozen=True)
 class MaskedImageTransform:
-    """Decodes and transforms images for a masked autoencoder, with the noise that draws each one's mask.
+    """Decodes and transforms images for a masked autoencoder, and draws the noise that determines each mask.
 
-    Drawn here the mask is part of the row: it depends on neither the number of processes nor the training's state.
+    The noise is part of the row, so the mask depends on neither the number of processes nor the training state.
 
     Args:
-        transform: From a PIL RGB image to a tensor `[channels, height, width]`.
+        transform: Transform of a PIL RGB image to a tensor `[channels, height, width]`.
         patch_size: Side of a patch in pixels.
     """
 
@@ -151,25 +151,25 @@ class MaskedImageTransform:
 
 
 def apply_transform(split: Dataset | IterableDataset, transform: RowTransform) -> Dataset | IterableDataset:
-    """A split whose rows are transformed when they are read."""
+    """Applies a transform lazily, when rows are read."""
     if isinstance(split, IterableDataset):
         return split.map(transform, batched=True, batch_size=16, remove_columns=list(transform.columns))
     return split.with_transform(transform)
 
 
 class AugmentedImages(torch.utils.data.Dataset):
-    """Training rows whose random augmentation depends on the seed, the epoch and the row alone.
+    """Training rows whose random augmentation depends only on the seed, the epoch and the row.
 
-    So it is the same for any number of worker processes, and a resumed run sees what an unbroken one sees. The epoch
-    is in memory that worker processes share, as persistent workers keep the copy of the rows that they started with.
+    The augmentation is therefore the same for any number of worker processes and in a resumed run. The epoch is stored
+    in shared memory, because persistent workers keep the copy of the rows that they started with.
 
-    A Trainer of transformers tells the epoch in some setups only (one process, not resumed); give it
-    `callbacks=[AugmentationEpoch()]` for all of them.
+    The transformers `Trainer` sets the epoch only in some setups (one process, not resumed); pass it
+    `callbacks=[AugmentationEpoch()]` to cover all setups.
 
     Args:
         split: Rows with the columns that the transform reads.
-        transform: Decodes and augments.
-        seed: Of the whole run.
+        transform: Transform that decodes and augments.
+        seed: Random seed of the run.
     """
 
     def __init__(self, split: Dataset, transform: RowTransform, seed: int):
@@ -179,30 +179,30 @@ class AugmentedImages(torch.utils.data.Dataset):
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ = state
-        self.shared_epoch.share_memory_()  # a copy or an unpickled object has memory of its own
+        self.shared_epoch.share_memory_()  # a copied or unpickled tensor is not in shared memory
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch, from 0."""
+        """Current epoch, counted from 0."""
         return int(self.shared_epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws the augmentations of another epoch, numbered from 0; between two passes over the rows."""
+        """Selects the augmentations of an epoch, counted from 0; call it between two passes over the rows."""
         self.shared_epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        """The augmented row, `pixel_values` `[channels, height, width]` and what else the transform gives."""
+        """Returns the augmented row: `pixel_values` `[channels, height, width]` and the transform's other outputs."""
         with seeded(self.seed, self.epoch, index):
             return self.rows[index]
 
 
 @contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """Draws torch's random numbers from a seed of these parts, and leaves its own state as it was."""
-    # Negative seeds, which torch takes, are taken modulo 2**64 as torch does.
+    """Seeds torch's CPU generator from `entropy` within the block, and restores its state afterwards."""
+    # torch accepts negative seeds, modulo 2**64; so does this.
     parts = [part % 2**64 for part in entropy]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))

@@ -1,4 +1,4 @@
-"""Images with captions from any source, and their texts as token ids."""
+"""Loads images with captions from any source, and tokenizes the captions."""
 
 import hashlib
 import logging
@@ -37,12 +37,12 @@ TEXTS_AT_A_TIME = 1000
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Images of a split with their captions.
+    """One split of images with captions.
 
     Args:
-        rows: The columns `image` (undecoded) and `text`, a list of captions, none of them empty.
+        rows: Rows with the columns `image` (undecoded) and `text`, a list of non-empty captions.
         skipped: `file: reason` for each image that is unreadable or has no caption; empty for streams, which skip
-            while they are read.
+            while reading.
     """
 
     rows: Dataset | IterableDataset
@@ -59,22 +59,23 @@ def load_captioned_images(
     strict_images: bool = False,
     one_row_an_image: bool = True,
 ) -> CaptionedImages:
-    """Loads images with captions.
+    """Loads one split of images with captions.
 
     Args:
         source: A folder of images with a metadata file (metadata.csv, .jsonl or .parquet with the columns `file_name`
             and `text`), a parquet or webdataset (`.tar`) file, folder or glob, or the name of a Hub data set.
         split: `train`, `validation` or `test`; a source without splits is `train`.
-        image_column: Column of the images; default the one of image type, or named like one.
-        text_column: Column of the captions, each a string or a list of them; default one with a usual name.
-        streaming: Read the data while it is used.
-        strict_images: Stop at unreadable images and at images without a caption rather than skip them.
-        one_row_an_image: Gather the captions of rows that repeat an image, as COCO and Flickr30k are often given with
-            a row a caption. Streams keep their rows.
+        image_column: Column of the images; default the column of image type, else one with a usual name.
+        text_column: Column of the captions, a string or a list of strings per row; default one with a usual name.
+        streaming: Read rows on demand.
+        strict_images: Raise an error on unreadable images and on images without a caption instead of skipping them.
+        one_row_an_image: Merge rows of the same image into one row with all its captions; COCO and Flickr30k often
+            come with one row per caption. Streams are not merged.
 
     Raises:
-        ValueError: If nothing is there, the split or the columns can't be found or nothing is left, or, with
-            `strict_images`, a row is bad. FileNotFoundError where a path leads nowhere.
+        ValueError: If the source is empty, the split or the columns can't be found, no captioned image is readable,
+            or, with `strict_images`, an image is unreadable or has no caption.
+        FileNotFoundError: If a path does not exist.
     """
     source, opened = dataset_name(source), open_source(source, streaming, needs="captions")
     loaded = standard_splits(opened, source)
@@ -97,7 +98,7 @@ def load_captioned_images(
 
 
 def gather_captions(rows: Dataset) -> Dataset:
-    """One row for each image, the same bytes or a file of the same bytes, with the captions of all its rows."""
+    """Merges rows whose encoded images are byte-identical into one row with all their captions."""
     digests = rows.map(
         lambda image: {"digest": hashlib.sha256(file_bytes(image)).digest()},
         input_columns="image",
@@ -116,14 +117,14 @@ def gather_captions(rows: Dataset) -> Dataset:
 
 
 def clean_captions(text: str | bytes | Sequence[str | bytes] | None) -> dict[str, list[str]]:
-    """Whatever a row has for its caption as a list of captions, without empty ones."""
+    """Converts a row's caption value to a list of stripped, non-empty captions."""
     captions = text if isinstance(text, list | tuple) else [text]
     decoded = [caption.decode(errors="replace") if isinstance(caption, bytes) else caption for caption in captions]
     return {"text": [caption.strip() for caption in decoded if caption and caption.strip()]}
 
 
 def undescribed_images(source: str, loaded: dict[str, Dataset]) -> list[str]:
-    """Images of a folder that its metadata files leave out, which `datasets` passes over."""
+    """Lists images of a folder without a metadata row, which `datasets` omits silently."""
     folder = local_path(source)
     images = {str(path) for path in visible_files(folder) if is_image(path)} if folder.is_dir() else set()
     if not images:
@@ -135,7 +136,7 @@ def undescribed_images(source: str, loaded: dict[str, Dataset]) -> list[str]:
 
 
 def drop_bare(rows: Dataset, undescribed: list[str], strict: bool, source: str) -> tuple[Dataset, list[str]]:
-    """Leaves out the images that have no caption, and names them and those that never had a row."""
+    """Drops rows without a caption; reports them together with the `undescribed` images."""
     counts = [len(captions) for captions in rows["text"][:]]
     bare = [rows[number]["image"].get("path") or f"row {number}" for number, count in enumerate(counts) if not count]
     names = [f"{name} has no caption" for name in bare + undescribed]
@@ -151,13 +152,13 @@ def drop_bare(rows: Dataset, undescribed: list[str], strict: bool, source: str) 
 def captions_of_labels(
     data: LabelledImages, split: str, names: Sequence[str], templates: Sequence[str]
 ) -> CaptionedImages:
-    """Labelled images with their label's name in each template as captions.
+    """Captions labelled images with their label's name inserted into each template.
 
     Args:
-        data: Not streamed.
+        data: Labelled images, not streamed.
         split: `train`, `validation` or `test`.
-        names: The labels' names by number.
-        templates: Captions in which `{}` stands for the name.
+        names: Label names, indexed by label number.
+        templates: Caption templates; `{}` is replaced by the name.
     """
     captions = [[template.replace("{}", name) for template in templates] for name in names]
     rows = data.splits[split]
@@ -166,7 +167,7 @@ def captions_of_labels(
 
 
 def count_cut_captions(rows: Dataset, tokenizer: PreTrainedTokenizerBase, most_tokens: int) -> int:
-    """How many captions have more tokens than the model reads, so that they are cut."""
+    """Counts captions with more than `most_tokens` tokens, which are truncated."""
     texts = [caption for captions in rows["text"][:] for caption in captions]
     lengths = (
         len(token_ids)
@@ -178,14 +179,14 @@ def count_cut_captions(rows: Dataset, tokenizer: PreTrainedTokenizerBase, most_t
 
 @dataclass(frozen=True)
 class CaptionedImageTransform:
-    """Decodes and transforms images, and gives each one of its captions as token ids.
+    """Decodes and transforms images, and tokenizes one randomly drawn caption of each.
 
-    The caption is drawn like the augmentation, from the random state that belongs to the row.
+    The caption is drawn from the row's random state, like the augmentation.
 
     Args:
-        transform: From a PIL RGB image to a tensor `[channels, height, width]`.
-        tokenizer: Of the texts.
-        most_tokens: Tokens that longer texts are cut to, start and end included.
+        transform: Transform of a PIL RGB image to a tensor `[channels, height, width]`.
+        tokenizer: Tokenizer of the captions.
+        most_tokens: Maximum tokens per caption, including start and end; longer captions are truncated.
     """
 
     transform: Callable[[Image.Image], Tensor]
@@ -203,10 +204,10 @@ class CaptionedImageTransform:
 
 @dataclass(frozen=True)
 class CaptionCollator:
-    """Stacks transformed rows; texts are filled up to the longest of the batch.
+    """Stacks transformed rows; texts are padded to the longest of the batch.
 
     Args:
-        pad_token_id: What fills them up.
+        pad_token_id: Token id of the padding.
     """
 
     pad_token_id: int

@@ -1,4 +1,4 @@
-"""Rows to batches, and the mixing of a batch's images."""
+"""Collates rows to batches, and mixes images within a batch (mixup, cutmix)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def collate_images(rows: Sequence[dict]) -> dict[str, Tensor]:
     """Stacks transformed rows.
 
     Args:
-        rows: Each `{"pixel_values": [channels, height, width], "labels": int}`.
+        rows: Rows `{"pixel_values": [channels, height, width], "labels": int}`.
 
     Returns:
         `pixel_values` `[batch, channels, height, width]` and `labels` `[batch]`.
@@ -24,12 +24,12 @@ def collate_images(rows: Sequence[dict]) -> dict[str, Tensor]:
 
 
 class ImageMixer:
-    """Mixup and cutmix; with both on, each batch draws one of them with equal chance.
+    """Applies mixup and cutmix; if both are enabled, each batch draws one with equal probability.
 
     Args:
-        num_labels: Number of labels.
-        mixup_alpha: Alpha of mixup (Zhang et al. 2017, arXiv 1710.09412); 0 is off.
-        cutmix_alpha: Alpha of cutmix (Yun et al. 2019, arXiv 1905.04899); 0 is off.
+        num_labels: Number of classes.
+        mixup_alpha: Alpha of mixup (Zhang et al. 2017, arXiv 1710.09412); 0 disables it.
+        cutmix_alpha: Alpha of cutmix (Yun et al. 2019, arXiv 1905.04899); 0 disables it.
     """
 
     def __init__(self, num_labels: int, mixup_alpha: float = 0.0, cutmix_alpha: float = 0.0):
@@ -42,17 +42,17 @@ class ImageMixer:
         self.mix = v2.RandomChoice(mixers) if mixers else None
 
     def __call__(self, pixel_values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixes each image with another of the batch.
+        """Mixes each image with another image of the batch.
 
         Args:
             pixel_values: `[batch, channels, height, width]`.
             labels: `[batch]` class numbers.
 
         Returns:
-            Images of the same shape, and label probabilities `[batch, labels]`; the input itself with both off.
+            Images of the same shape, and label probabilities `[batch, labels]`; the unchanged input if both are off.
         """
         if self.mix is None:
             return pixel_values, labels
-        if len(labels) == 1:  # there is nothing to mix a single image with
+        if len(labels) == 1:  # a single image has no partner to mix with
             return pixel_values, F.one_hot(labels, self.num_labels).to(pixel_values.dtype)
         return self.mix(pixel_values, labels)

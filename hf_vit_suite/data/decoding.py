@@ -1,4 +1,4 @@
-"""Any picture file to 8-bit RGB, or one line that says why not."""
+"""Decodes any image file to 8-bit RGB, or raises a one-line error."""
 
 import io
 import os
@@ -10,7 +10,7 @@ import fsspec
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-# How an image is turned upright, by the value of EXIF's tag Orientation; 1 is upright already.
+# Transpose that makes an image upright, by EXIF Orientation; 1 is already upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -25,51 +25,51 @@ WHITE = (255, 255, 255, 255)
 
 
 class ImageDecodingError(ValueError):
-    """A file that holds no readable image; the message says which and why."""
+    """An image can't be decoded; the message names the image and the cause."""
 
 
 def decode_image(source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> Image.Image:
-    """Reads an image as people see it: upright, on white where transparent, the first frame of an animation.
+    """Decodes an image as viewers display it: upright, transparency on white, the first frame of an animation.
 
     Args:
-        source: A path or fsspec URL, the file's bytes, `{"bytes": ..., "path": ...}` as `datasets.Image(decode=False)`
-            gives (`None` where a row has no image), or a PIL image.
+        source: A path or fsspec URL, encoded bytes, `{"bytes": ..., "path": ...}` of `datasets.Image(decode=False)`
+            (None for a row without an image), or a PIL image.
 
     Returns:
-        A loaded PIL image of mode RGB. 16-bit images are scaled to 8 bits by the range of 16.
+        A loaded PIL image of mode RGB. 16-bit values are divided by 257 to fit 8 bits.
 
     Raises:
-        ImageDecodingError: If there is no image or no such file, or it is empty, cut off, or no image.
+        ImageDecodingError: If the source is missing, empty, truncated or not an image.
     """
     try:
         with warnings.catch_warnings():
-            # Broken metadata is no fault of the pixels, whatever Python's own filters make of a warning.
+            # Broken metadata does not affect the pixels; Python's filters could make Pillow's warning an error.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            # An image large enough for Pillow's warning is an attack or a mistake; here it counts as unreadable.
+            # An image above Pillow's size limit is an attack or a mistake: treat it as unreadable.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with open_image(source) as image:
                 return upright_rgb(image)
-    except Exception as error:  # on broken files Pillow's readers raise every kind, from struct.error to KeyError
+    except Exception as error:  # Pillow raises many types on broken files, from struct.error to KeyError
         raise ImageDecodingError(f"{image_name(source)} is no readable image: {reason(error, source)}") from error
 
 
 def open_image(
     source: Mapping | bytes | str | os.PathLike | Image.Image | None,
 ) -> AbstractContextManager[Image.Image]:
-    """The PIL image of any kind of source, not yet decoded; only what is opened here is closed."""
+    """Opens any source as a PIL image, not yet decoded; on exit, a PIL image passed in stays open."""
     if isinstance(source, Image.Image):
         return nullcontext(source)
     if isinstance(source, Mapping):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if source is None:
         raise ValueError("there are neither bytes nor a path")
-    if isinstance(source, str) and "://" in source:  # streamed files and members of archives stay where they are
+    if isinstance(source, str) and "://" in source:  # streamed files and archive members
         source = file_bytes({"path": source})
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 def file_bytes(image: Mapping) -> bytes:
-    """The encoded bytes of an image as `datasets.Image(decode=False)` gives it, from its file where it has a path."""
+    """Returns the encoded bytes of a `datasets.Image(decode=False)` value; reads its path if it has no bytes."""
     if image.get("bytes") is not None:
         return image["bytes"]
     path = image["path"]
@@ -78,36 +78,36 @@ def file_bytes(image: Mapping) -> bytes:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image of any mode, turned as its EXIF says, as 8-bit RGB."""
-    image.load()  # before the metadata: Pillow turns a TIFF itself, and then takes the orientation out
+    """Converts a PIL image of any mode to 8-bit RGB and applies its EXIF orientation."""
+    image.load()  # before reading EXIF: loading a TIFF applies and removes its orientation
     if (turn := UPRIGHT.get(orientation(image))) is not None:
         image = image.transpose(turn)
     if image.mode in SIXTEEN_BIT_MODES:
         return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
-        # Floats carry no range of their own: up to 1 they are shares, above they are 8-bit levels.
+        # Floats have no fixed range: a maximum up to 1 means [0, 1], above 1 means 8-bit levels.
         scale = 255 if values.max() <= 1 else 1
         return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
-    return image.convert("RGB")  # of an RGB image a copy, so that a caller's own is never handed back
+    return image.convert("RGB")  # copies an RGB image: the caller's image is never returned
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's Orientation of a loaded image; 1, upright, where there is none or the metadata can't be read.
+    """Returns the EXIF Orientation of a loaded image; 1 (upright) if it is missing or unreadable.
 
-    `ImageOps.exif_transpose` would write the other tags anew, which fails on tags whose type or value is wrong.
+    `ImageOps.exif_transpose` also rewrites the other tags, which fails if a tag's type or value is invalid.
     """
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow's EXIF, TIFF and XMP readers raise every kind
+    except Exception:  # Pillow's EXIF, TIFF and XMP readers raise many types
         return 1
 
 
 def reason(error: Exception, source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> str:
-    """Why a source can't be decoded, in one line that does not repeat its name."""
+    """Returns why a source can't be decoded, in one line without its name."""
     if is_empty(source):
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
@@ -115,18 +115,18 @@ def reason(error: Exception, source: Mapping | bytes | str | os.PathLike | Image
     message = " ".join(str(getattr(error, "strerror", None) or error).split())
     if isinstance(error, OSError | ValueError | SyntaxError | RuntimeError | Warning) and message:
         return message
-    return f"{type(error).__name__} {message}".strip()  # such as KeyError, whose message is a number alone
+    return f"{type(error).__name__} {message}".strip()  # such as KeyError, whose message may be only a number
 
 
 def image_name(source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> str:
-    """What to call a source in a message."""
+    """Returns a source's name for messages."""
     if isinstance(source, Mapping):
         return str(source.get("path") or "an image without a name")
     return str(source) if isinstance(source, str | os.PathLike) else "an image without a name"
 
 
 def is_empty(source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> bool:
-    """Whether a source is a file, or bytes, of length 0."""
+    """Whether a source is a file or bytes of length 0."""
     if isinstance(source, Mapping):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if isinstance(source, bytes):

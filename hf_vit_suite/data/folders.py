@@ -1,4 +1,4 @@
-"""What a folder holds: images, archives, split folders, class folders. No image of it is left out without a word."""
+"""Finds the images, archives, split folders and class folders of a folder. No image is omitted silently."""
 
 import logging
 import os
@@ -17,26 +17,26 @@ SPLIT_NAMES = {
     "test": ("test", "testing"),
 }
 SPLIT_OF_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-# A split's name as a word of its own: `imagenet-val-0001.tar` is validation, `valuable.parquet` is not.
+# A split's name as a whole word: `imagenet-val-0001.tar` is validation, `valuable.parquet` is not.
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF_NAME)})(?![a-z])")
 
-# Files of a folder of images that tell more about them, as `datasets` names them.
+# Metadata files of an image folder, by `datasets`' names.
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 ARCHIVE_BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
-# What may hold images but is not read.
+# Suffixes of files that may contain images but are not read.
 UNREAD = {".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".avif", ".heic", ".heif", ".jxl"}
 MOST_NAMED = 5
 
 
 def folder_files(folder: Path, needs: Literal["labels", "captions"] | None) -> tuple[str, dict[str, list[str]]]:
-    """The builder of `datasets` and the files by split of a folder; only folders' names make splits of images.
+    """Returns a folder's `datasets` builder and its files by split; image splits are defined by folder names only.
 
     Args:
-        folder: Absolute.
+        folder: Absolute path.
         needs: As in `open_source`.
 
     Raises:
-        ValueError: If there is no image, or some would be left out.
+        ValueError: If there is no image, or some images would be omitted.
     """
     files = list(visible_files(folder))
     builder = only_builder(folder, files)
@@ -52,9 +52,9 @@ def folder_files(folder: Path, needs: Literal["labels", "captions"] | None) -> t
 
 
 def visible_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """The files in a folder and below it, ordered by name, without hidden files and folders.
+    """Yields the files of a folder recursively, sorted by name, without hidden files and folders.
 
-    Links are followed, but for those to a folder `above`, whose files come anyway.
+    Links are followed, except links to a folder in `above`, whose files are already listed.
     """
     here = os.path.realpath(folder)
     if here in above:
@@ -69,22 +69,22 @@ def visible_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator
 
 
 def is_image(file: Path) -> bool:
-    """Whether a file is named as an image."""
+    """Whether a file has an image suffix."""
     return file.suffix.lower() in ImageFolder.EXTENSIONS
 
 
 def builder_of_file(file: Path) -> str | None:
-    """The builder of `datasets` that reads a file, by its name; `None` where none does."""
+    """Returns the `datasets` builder for a file, by its name; None if there is none."""
     if file.name in METADATA:
         return None
     return "imagefolder" if is_image(file) else ARCHIVE_BUILDERS.get(file.suffix)
 
 
 def only_builder(folder: Path, files: list[Path]) -> str:
-    """The one builder that reads all images of a folder.
+    """Returns the single builder that reads all images of a folder.
 
     Raises:
-        ValueError: If a folder mixes images, parquet and `.tar` files, of which only one kind could be read.
+        ValueError: If a folder mixes images, parquet and `.tar` files: only one kind can be read.
     """
     first_of: dict[str, Path] = {}
     for file in files:
@@ -103,7 +103,7 @@ def only_builder(folder: Path, files: list[Path]) -> str:
 
 
 def by_split_name(folder: Path, files: list[str]) -> dict[str, list[str]]:
-    """Parquet or tar files by the first split that the path within the folder names (`data/train-0001.tar`)."""
+    """Groups parquet or tar files by the first split name in their relative path (`data/train-0001.tar`)."""
     splits: dict[str, list[str]] = {}
     for name in files:
         word = SPLIT_WORD.search(os.path.relpath(name, folder).lower())
@@ -112,12 +112,12 @@ def by_split_name(folder: Path, files: list[str]) -> dict[str, list[str]]:
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """The split folders right in a folder, such as `Training` and `test`; none where they are classes.
+    """Returns a folder's direct split folders, such as `Training` and `test`; none if they are classes.
 
-    A single folder called as a split beside other folders of images is a class, as `train` beside `bus` and `car`.
+    A single folder with a split's name beside other image folders is a class, such as `train` beside `bus` and `car`.
 
     Raises:
-        ValueError: If it can't be told, or images outside the splits would be left out.
+        ValueError: If the layout is ambiguous, or images outside the split folders would be omitted.
     """
     below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     named = [path for path in below if path.name.lower() in SPLIT_OF_NAME]
@@ -141,15 +141,15 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def has_image(folder: Path) -> bool:
-    """Whether there is an image in a folder or below."""
+    """Whether a folder contains an image at any depth."""
     return any(is_image(file) for file in visible_files(folder))
 
 
 def refuse_nested_splits(folder: Path) -> None:
-    """Refuses folders further below that hold training and test images side by side.
+    """Checks that no subfolder contains several split folders.
 
     Raises:
-        ValueError: If there are any: without labels all images are read, the test images too.
+        ValueError: If one does: without labels all images are read, including test images.
     """
     parents = {file.parent for file in visible_files(folder) if is_image(file)}
     inside = {path for parent in parents for path in (parent, *parent.parents) if folder in path.parents}
@@ -165,7 +165,7 @@ def refuse_nested_splits(folder: Path) -> None:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The images in a folder and below.
+    """Returns the images of a folder, at any depth.
 
     Raises:
         ValueError: If there is none.
@@ -177,7 +177,7 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def described_images(part: Path) -> list[str]:
-    """The image files of a split and the metadata files that describe them."""
+    """Returns the image files of a split and their metadata files."""
     images = [str(file) for file in images_below(part)]
     metadata = [str(file) for file in visible_files(part) if file.name in METADATA]
     if not metadata:
@@ -189,10 +189,11 @@ def described_images(part: Path) -> list[str]:
 
 
 def class_images(folder: Path, needs_every_class: bool) -> list[str]:
-    """The image files of class subfolders.
+    """Returns the image files of class subfolders.
 
     Raises:
-        ValueError: If there is none, a class has none, or an image lies elsewhere.
+        ValueError: If there is no image, a class folder is empty (with `needs_every_class`), or an image lies outside
+            the class folders.
     """
     files: dict[Path, list[Path]] = {
         path: [] for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")
@@ -206,7 +207,7 @@ def class_images(folder: Path, needs_every_class: bool) -> list[str]:
         raise ValueError(f"--dataset {folder}: class folder {empty[0]} has no image: remove it or add images")
     if loose:
         raise ValueError(f"--dataset {folder}: {loose[0]} lies in no class folder: move it into one, or away")
-    # datasets names the class after the folder right above an image, whatever lies above that.
+    # datasets takes an image's direct parent folder as its class.
     if deeper := [file.parent for path, images in files.items() for file in images if file.parent != path]:
         raise ValueError(
             f"--dataset {folder}: {deeper[0]} lies deeper than a class folder, expected {folder}/CLASS/IMAGE.png: "

@@ -1,4 +1,4 @@
-"""Images from any source, as `datasets` splits with the columns `image` and, where they are asked for, `label`."""
+"""Loads images from any source as `datasets` splits with the columns `image` and, if requested, `label`."""
 
 import logging
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label", "target", "json.label", "json.cls")
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
 UNDECODED = datasets.Image(decode=False)
-UNLABELLED = -1  # what Hub data sets put where test labels are secret
+UNLABELLED = -1  # the label of Hub data sets with secret test labels
 MOST_NAMED = 5
 
 
@@ -27,9 +27,9 @@ class LabelledImages:
 
     Args:
         splits: "train", "validation" and "test", each with the columns `image` (undecoded) and `label` (int).
-        label_names: Names in the order of the label numbers.
-        skipped: `file: reason` for each unreadable image; empty for streams, which skip while they are read.
-        source: Where they come from.
+        label_names: Label names, indexed by label number.
+        skipped: `file: reason` for each unreadable image; empty for streams, which skip while reading.
+        source: Name of the data set.
     """
 
     splits: dict[str, Dataset | IterableDataset]
@@ -49,27 +49,28 @@ def load_image_dataset(
     streaming: bool = False,
     strict_images: bool = False,
 ) -> LabelledImages:
-    """Loads labelled images and makes the splits that are missing.
+    """Loads labelled images and splits off missing validation and test splits from train.
 
     Args:
-        source: `digits` (scikit-learn's, offline), a folder with a subfolder a class (which may stand in `train`,
-            `validation` and `test` folders), a parquet or webdataset (`.tar`) file, folder or glob (whose split is a
-            word of its path within), a folder of MNIST's IDX files, or the name of a Hub data set.
-        image_column: Column of the images; default the one of image type, or named like one.
-        label_column: Column of the labels; default the one of class type, or named like one.
-        validation_fraction: Share of the training images that becomes the validation split where there is none.
-        test_fraction: The same for the test split.
-        seed: Draws the splits.
-        streaming: Read the data while it is used; labels must then be named by the source, and missing splits take
-            train's images by a hash, so that their shares are near the fractions and the seed has no part in them.
-        strict_images: Stop at unreadable images rather than skip them.
+        source: `digits` (scikit-learn's, offline), a folder with one subfolder per class (optionally inside `train`,
+            `validation` and `test` folders), a parquet or webdataset (`.tar`) file, folder or glob (a word in each
+            file's path names its split), a folder of MNIST's IDX files, a Hub data set's name, or a data set object.
+        image_column: Column of the images; default the column of image type, else one with a usual name.
+        label_column: Column of the labels; default the column of class type, else one with a usual name.
+        validation_fraction: Fraction of the training images for the validation split, if the source has none.
+        test_fraction: Fraction of the training images for the test split, if the source has none.
+        seed: Random seed of the split.
+        streaming: Read rows on demand. The source must then declare its label names. Missing splits are selected from
+            train by a hash of each image: their sizes only approximate the fractions, and the seed has no effect.
+        strict_images: Raise an error on unreadable images instead of skipping them.
 
     Returns:
-        The splits; every class keeps at least one training image. Names that a source declares and never uses stay.
+        The splits. Every class keeps at least one training image; declared but unused label names are kept.
 
     Raises:
-        ValueError: If nothing is there, columns or labels can't be found or disagree, or, with `strict_images`, an
-            image is unreadable. FileNotFoundError where a path leads nowhere.
+        ValueError: If the source is empty, columns or labels can't be found or disagree, or, with `strict_images`, an
+            image is unreadable.
+        FileNotFoundError: If a path does not exist.
     """
     for name, fraction in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
         if not 0 < fraction < 0.5:
@@ -93,7 +94,7 @@ def load_image_dataset(
 
 
 def select_columns(data: Dataset | IterableDataset, wanted: dict[str, str]) -> Dataset | IterableDataset:
-    """Only the wanted columns, by the names they get; the image undecoded."""
+    """Keeps the columns of `wanted` (new name -> old name), renamed; images stay undecoded."""
     data = data.select_columns(list(wanted.values()))
     renames = {old: new for new, old in wanted.items() if old != new}
     data = data.rename_columns(renames) if renames else data
@@ -102,11 +103,11 @@ def select_columns(data: Dataset | IterableDataset, wanted: dict[str, str]) -> D
 
 @dataclass(frozen=True)
 class UnlabelledImages:
-    """Images to pretrain on.
+    """Images for pretraining.
 
     Args:
-        rows: The training images, one column `image` (undecoded).
-        skipped: `file: reason` for each unreadable image; empty for streams, which skip while they are read.
+        rows: Training images in one column `image` (undecoded).
+        skipped: `file: reason` for each unreadable image; empty for streams, which skip while reading.
     """
 
     rows: Dataset | IterableDataset
@@ -119,15 +120,16 @@ def load_unlabelled_images(
     """Loads a source's training images, labelled or not.
 
     Args:
-        source: As in `load_image_dataset`, or any folder with images in it or below. Where there is a `train` split or
-            folder it alone is read, so that test images stay unseen.
-        image_column: Column of the images; default the one of image type, or named like one.
-        streaming: Read the data while it is used.
-        strict_images: Stop at unreadable images rather than skip them.
+        source: As in `load_image_dataset`, or any folder with images at any depth. If the source has a `train` split
+            or folder, only that is read, which excludes test images.
+        image_column: Column of the images; default the column of image type, else one with a usual name.
+        streaming: Read rows on demand.
+        strict_images: Raise an error on unreadable images instead of skipping them.
 
     Raises:
-        ValueError: If nothing is there, the column can't be found or no image is readable, or, with `strict_images`,
-            one is not. FileNotFoundError where a path leads nowhere.
+        ValueError: If the source is empty, the column can't be found, no image is readable, or, with `strict_images`,
+            an image is unreadable.
+        FileNotFoundError: If a path does not exist.
     """
     source, opened = dataset_name(source), open_source(source, streaming, needs=None)
     loaded = standard_splits(opened, source)
@@ -142,7 +144,7 @@ def load_unlabelled_images(
 
 
 def find_problem(image: dict | None) -> dict[str, str]:
-    """What is wrong with an image, or nothing."""
+    """Returns why an image can't be decoded, or an empty string."""
     try:
         decode_image(image)
     except ImageDecodingError as error:
@@ -151,13 +153,13 @@ def find_problem(image: dict | None) -> dict[str, str]:
 
 
 def drop_unreadable(splits: dict[str, Dataset], strict: bool, source: str) -> tuple[dict[str, Dataset], list[str]]:
-    """Decodes every image once and leaves out those that can't be."""
+    """Decodes every image once and drops the unreadable ones."""
     readable, skipped = {}, []
     for split, data in splits.items():
         checked = data.map(
             find_problem, input_columns="image", remove_columns=data.column_names, desc=f"check {split}"
         )
-        # datasets keeps the outcome for the next run, by when a file may have been mended: what was bad is read again.
+        # datasets caches the result across runs, but a file may be repaired in between: check bad images again.
         suspects = [row for row, problem in enumerate(checked["problem"][:]) if problem]
         problems = {row: find_problem(data[row]["image"])["problem"] for row in suspects}
         skipped += [f"{problem} ({split} row {row})" for row, problem in problems.items() if problem]
@@ -174,7 +176,10 @@ def drop_unreadable(splits: dict[str, Dataset], strict: bool, source: str) -> tu
 def number_labels(
     readable: dict[str, Dataset], complete: dict[str, Dataset], source: str
 ) -> tuple[dict[str, Dataset], list[str]]:
-    """Labels as numbers from 0 in the order of their names, the same in every split."""
+    """Maps labels to consecutive numbers from 0, the same in every split.
+
+    ClassLabel columns keep their declared order; other labels are sorted, numerically if all are decimal.
+    """
     feature = complete["train"].features["label"]
     if not isinstance(feature, ClassLabel | Value):
         raise ValueError(f"--dataset {source}: labels are {feature}, expected a number or a string for each image")
@@ -198,18 +203,18 @@ def number_labels(
 
 
 def label_values(data: Dataset) -> list:
-    """A split's labels; webdataset gives those of `.label` files as bytes."""
+    """Returns a split's labels, with the bytes of webdataset's `.label` files decoded."""
     return [value.decode().strip() if isinstance(value, bytes) else value for value in data["label"][:]]
 
 
 def check_labels(labels: dict[str, list], declared: set, name_of: dict, source: str) -> None:
-    """Each image has a label that readable training images have too, of which there are two at least.
+    """Checks that every image is labelled, every label has a readable training image, and train has 2 or more labels.
 
     Args:
         labels: Labels of the readable images by split.
-        declared: Labels of all training images, the unreadable ones too.
-        name_of: Names of the known labels.
-        source: Named in errors.
+        declared: Labels of all training images, including unreadable ones.
+        name_of: Names by label.
+        source: Name of the data set, for errors.
     """
     for split, values in labels.items():
         if not values and split != "train":
@@ -235,7 +240,7 @@ def check_labels(labels: dict[str, list], declared: set, name_of: dict, source: 
 
 
 def split_off(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Splits a share off, class by class; classes too small for that give theirs together, and each keeps an image."""
+    """Splits off a fraction of each class; classes too small for that are pooled. Each class keeps an image."""
     random = np.random.default_rng(seed)
     labels = np.asarray(data["label"][:])
     taken: list[int] = []
@@ -259,10 +264,10 @@ def split_off(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datas
 def stream(
     splits: dict[str, IterableDataset], source: str, strict: bool, fractions: dict[str, float]
 ) -> LabelledImages:
-    """Streamed splits; missing ones are shares of train, which train then leaves out.
+    """Builds streamed splits; missing ones are fractions of train, which then excludes those images.
 
     Raises:
-        ValueError: If the source does not name its labels, as they can't be listed without reading everything.
+        ValueError: If the source does not declare its labels: listing them would read the whole stream.
     """
     feature = (splits["train"].features or {}).get("label")
     if not isinstance(feature, ClassLabel):
@@ -279,7 +284,7 @@ def stream(
 
 @dataclass(frozen=True)
 class IsInShare:
-    """Whether an image's hash, from 0 to 1, lies from `start` up to `end`."""
+    """Whether an image's hash, scaled to [0, 1), lies in [`start`, `end`)."""
 
     start: float
     end: float
@@ -290,7 +295,7 @@ class IsInShare:
 
 @dataclass(frozen=True)
 class IsReadable:
-    """Whether an image of a stream can be decoded; says so where it can't, or stops."""
+    """Whether a streamed image can be decoded; if not, logs a warning, or raises with `strict`."""
 
     strict: bool
 

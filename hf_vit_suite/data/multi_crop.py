@@ -1,4 +1,4 @@
-"""Several random crops of each image, as DINO compares them, and masks of blocks of patches."""
+"""Multi-crop augmentation for DINO, and block-wise patch masks."""
 
 import math
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from .augmentation import input_size, interpolation
 from .decoding import decode_image
 
 GLOBAL_CROPS = 2
-# The paper blurs by up to 2 pixels at a side of 224; smaller pictures would be blurred away by as much.
+# The paper blurs with sigma up to 2 pixels at a side of 224; sigma is scaled by the image size.
 BLUR_SIGMA, BLUR_SIDE, BLUR_KERNEL = (0.1, 2.0), 224, 9
 SOLARIZE_THRESHOLD = 128
-# iBOT's masks, as DINOv2 draws them: half the crops, a tenth to a half of their patches, in blocks of at least four.
+# iBOT's masks as in DINOv2: half of the crops, 10% to 50% of their patches, in blocks of at least four patches.
 MASKED_CROPS, MASKED_SHARE = 0.5, (0.1, 0.5)
 SMALLEST_BLOCK, BLOCK_ASPECT, BLOCK_TRIES = 4, 0.3, 10
 
@@ -31,18 +31,18 @@ def crop_transform(
     blur: float = 0.0,
     solarize: float = 0.0,
 ) -> v2.Compose:
-    """Augmentation of one crop (Caron et al. 2021, arXiv 2104.14294, section 3.2, which follows BYOL).
+    """Builds the augmentation of one crop (Caron et al. 2021, arXiv 2104.14294, section 3.2, which follows BYOL).
 
     Args:
-        image_processor: Gives interpolation, mean and standard deviation, and with its size the strength of the blur.
+        image_processor: Source of interpolation, mean and standard deviation; its size scales the blur.
         size: (height, width) of the crop in pixels.
-        scale: Smallest and largest share of the image's area.
-        horizontal_flip: Probability of mirroring.
+        scale: Smallest and largest fraction of the image's area.
+        horizontal_flip: Probability of a horizontal flip.
         blur: Probability of a Gaussian blur.
-        solarize: Probability of inverting the bright pixels.
+        solarize: Probability of solarisation (inverting bright pixels).
 
     Returns:
-        A transform of an image tensor `[channels, height, width]` of bytes to a float tensor.
+        Transform of a uint8 image tensor `[channels, height, width]` to a float tensor.
     """
     sigma = [value * max(input_size(image_processor)) / BLUR_SIDE for value in BLUR_SIGMA]
     steps: list[Callable] = [
@@ -63,13 +63,13 @@ def crop_transform(
 
 @dataclass(frozen=True)
 class MultiCropTransform:
-    """Decodes images and makes two global and several local crops of each.
+    """Decodes images and draws two global and several local crops of each.
 
     Args:
-        global_transforms: One for each global crop, of an image tensor of bytes to a float tensor.
-        local_transform: Of the local crops.
-        num_local: How many local crops; 0 is none.
-        patch_size: Where given, masks of blocks of patches come with the global crops.
+        global_transforms: One transform per global crop, from a uint8 image tensor to a float tensor.
+        local_transform: Transform of the local crops.
+        num_local: Number of local crops, 0 for none.
+        patch_size: Side of a patch in pixels; if given, block-wise masks of the global crops are drawn too.
     """
 
     global_transforms: tuple[Callable[[Tensor], Tensor], ...]
@@ -85,14 +85,14 @@ class MultiCropTransform:
             rows: `{"image": [...]}`.
 
         Returns:
-            `pixel_values`, `[2, channels, height, width]` each; `local_pixel_values`, `[local crops, channels, height,
-            width]` each, where there are any; `bool_masked_pos`, `[2, patches]` each, with a patch size.
+            One tensor per row: `pixel_values` `[2, channels, height, width]`; with local crops `local_pixel_values`
+            `[local crops, channels, height, width]`; with a patch size `bool_masked_pos` `[2, patches]`.
         """
         made = [self.crops(decode_image(image)) for image in rows["image"]]
         return {name: [row[name] for row in made] for name in made[0]}
 
     def crops(self, image: Image.Image) -> dict[str, Tensor]:
-        """The crops of one image."""
+        """Draws the crops and masks of one image."""
         pixels = v2.functional.to_image(image)
         row = {"pixel_values": torch.stack([transform(pixels) for transform in self.global_transforms])}
         if self.num_local:
@@ -114,19 +114,19 @@ def multi_crop_transform(
     horizontal_flip: float = 0.5,
     patch_size: int | None = None,
 ) -> MultiCropTransform:
-    """The paper's multi-crop: the first global crop is always blurred, the second seldom, but solarised by chance.
+    """Builds the paper's multi-crop: blur with probability 1 and 0.1, solarisation 0 and 0.2 for the global crops.
 
     Args:
-        image_processor: Gives the size of the global crops, interpolation, mean and standard deviation.
-        local_size: Side of the local crops in pixels; 96 beside global crops of 224 in the paper.
-        num_local: How many local crops.
-        local_scale: Smallest share of the image's area that a local crop shows.
-        global_scale: Largest share that a local crop shows, and smallest of a global one.
-        horizontal_flip: Probability of mirroring.
-        patch_size: Where given, masks of blocks of patches come with the global crops.
+        image_processor: Source of the global crops' size, interpolation, mean and standard deviation.
+        local_size: Side of the local crops in pixels; the paper uses 96 with global crops of 224.
+        num_local: Number of local crops.
+        local_scale: Smallest fraction of the image's area in a local crop.
+        global_scale: Largest fraction of the image's area in a local crop, and smallest in a global crop.
+        horizontal_flip: Probability of a horizontal flip.
+        patch_size: Side of a patch in pixels; if given, block-wise masks of the global crops are drawn too.
 
     Raises:
-        ValueError: If the shares are not in order between 0 and 1.
+        ValueError: Unless 0 < `local_scale` < `global_scale` < 1.
     """
     if not 0 < local_scale < global_scale < 1:
         raise ValueError(
@@ -149,13 +149,13 @@ def multi_crop_transform(
 
 
 def random_mask(grid: tuple[int, int]) -> Tensor:
-    """A mask for one crop, `[rows * columns]`; of half of the crops it masks nothing."""
+    """Draws the mask of one crop, `[rows * columns]`; half of the crops are not masked."""
     share = torch.empty(1).uniform_(*MASKED_SHARE).item() if torch.rand(1) < MASKED_CROPS else 0.0
     return block_mask(grid, int(share * grid[0] * grid[1])).flatten()
 
 
 def block_mask(grid: tuple[int, int], num_masked: int) -> Tensor:
-    """Random blocks of about `num_masked` patches together, never more (Bao et al. 2021, arXiv 2106.08254, alg. 1).
+    """Masks random blocks, at most `num_masked` patches in total (Bao et al. 2021, arXiv 2106.08254, algorithm 1).
 
     Returns:
         `[rows, columns]`, True where masked.
@@ -173,7 +173,7 @@ def block_mask(grid: tuple[int, int], num_masked: int) -> Tensor:
 
 
 def random_block(grid: tuple[int, int], largest: int) -> tuple[slice, slice] | None:
-    """A block of about four to `largest` patches within the grid; `None` where the one drawn is too large."""
+    """Draws a block of about four to `largest` patches within the grid; None if the drawn block is too large."""
     area, aspect, top, left = torch.rand(4).tolist()
     area = SMALLEST_BLOCK + area * (largest - SMALLEST_BLOCK)
     aspect = math.exp((2 * aspect - 1) * math.log(BLOCK_ASPECT))

@@ -1,4 +1,4 @@
-"""Data sets given as Python objects: those of `datasets`, and torch's of (image, label)."""
+"""Data sets given as Python objects: `datasets` objects, and torch data sets of (image, label)."""
 
 import os
 import uuid
@@ -13,12 +13,12 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import get_temporary_cache_files_directory
 from PIL import Image
 
-# A name as the command takes it, one split, or splits by name.
+# A name as in the command line's --dataset, one split, or splits by name.
 Source: TypeAlias = str | os.PathLike | Dataset | IterableDataset | torch.utils.data.Dataset | Mapping[str, Any]
 
 
 def dataset_name(source: Source) -> str:
-    """What to call a data set in messages and model cards: its name or path, else its type and length."""
+    """Returns a data set's name for messages and model cards: its name or path, else its type and length."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     if isinstance(source, Mapping):
@@ -28,19 +28,19 @@ def dataset_name(source: Source) -> str:
 
 
 def object_splits(source: Source) -> dict[str, Dataset | IterableDataset]:
-    """The splits of a data set object; a single split is `train`.
+    """Returns the splits of a data set object; a single split is `train`.
 
-    A torch data set is copied once, losslessly, into a temporary Arrow file, as the recipes read encoded images.
+    A torch data set is copied once, losslessly, into a temporary Arrow file, because the recipes read encoded images.
 
     Raises:
-        ValueError: If it is of another kind, or an item can't be read or is not (image, label).
+        ValueError: If the object's type is not supported, or an item can't be read or is not (image, label).
     """
     splits = source if isinstance(source, Mapping) else {"train": source}
     return {split: one_split(data) for split, data in splits.items()}
 
 
 def one_split(data: Any) -> Dataset | IterableDataset:
-    """One split as `datasets` has it, without the transform or format that it was given."""
+    """Converts one split to a `datasets` object, without its transform or format."""
     if isinstance(data, Dataset | IterableDataset):
         return data.with_format(None)
     if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")) or isinstance(data, str):
@@ -56,7 +56,7 @@ def one_split(data: Any) -> Dataset | IterableDataset:
             features=Features({"image": datasets.Image(), "label": label}),
             cache_dir=get_temporary_cache_files_directory(),
             gen_kwargs={"data": data},
-            # A hash of the object would not change with the files that it reads.
+            # A hash of the object would miss changes in the files that it reads.
             fingerprint=uuid.uuid4().hex,
         )
     except DatasetGenerationError as error:
@@ -64,7 +64,7 @@ def one_split(data: Any) -> Dataset | IterableDataset:
 
 
 def labelled_rows(data: torch.utils.data.Dataset) -> Iterator[dict]:
-    """Rows of images and label numbers."""
+    """Yields rows of images and label numbers."""
     for number in range(len(data)):
         item = data[number]
         if not isinstance(item, tuple | list) or len(item) != 2:
@@ -73,12 +73,12 @@ def labelled_rows(data: torch.utils.data.Dataset) -> Iterator[dict]:
 
 
 def as_image(image: Image.Image | np.ndarray | torch.Tensor, number: int) -> Image.Image:
-    """An image of a torch data set as a PIL image.
+    """Converts an image of a torch data set to a PIL image.
 
     8-bit tensors are `[channels, height, width]`, 8-bit arrays `[height, width, channels]`.
 
     Raises:
-        ValueError: If it has been transformed into floating-point values.
+        ValueError: If the image is of another type, such as a floating-point tensor.
     """
     if isinstance(image, Image.Image):
         return image

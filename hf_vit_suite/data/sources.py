@@ -1,4 +1,4 @@
-"""Opening any source of images as `datasets` splits."""
+"""Opens any source of images as `datasets` splits."""
 
 import glob
 import logging
@@ -22,12 +22,12 @@ MOST_SHARDS = 64
 def open_source(
     source: Source, streaming: bool = False, needs: Literal["labels", "captions"] | None = "labels"
 ) -> dict[str, Dataset | IterableDataset]:
-    """The source's own splits, as `datasets` opens them.
+    """Opens the splits that the source itself defines.
 
     Args:
         source: As in `load_image_dataset`.
-        streaming: Whether rows are read only when they are used.
-        needs: What a folder must have beside images: class folders for labels, metadata files for captions.
+        streaming: Read rows on demand.
+        needs: Required annotation of a folder: class folders for labels, metadata files for captions, None for none.
     """
     if not isinstance(source, str | os.PathLike):
         return in_memory(object_splits(source), streaming)
@@ -44,7 +44,7 @@ def open_source(
         names = [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))
         builder = builder_of(names, source)
         files = by_split_name(Path(os.path.commonpath([os.path.dirname(name) for name in names])), names)
-    # The dot of a version is none of a file's suffix: `owner/data-v1.0` is a Hub name.
+    # A version's dot starts no file suffix: `owner/data-v1.0` is a Hub name.
     elif os.path.isabs(source) or source[0] in ".~" or path.suffix[1:].isalpha() or source.count("/") > 1:
         raise FileNotFoundError(f"--dataset {source}: there is no such file or folder")
     else:
@@ -54,12 +54,12 @@ def open_source(
 
 
 def local_path(source: str) -> Path:
-    """The absolute path that a source names; only a leading `~` or `~user` is expanded, not that of `./~x`."""
+    """Returns a source's absolute path; expands a leading `~` or `~user`, but not `./~x`."""
     return Path(os.path.expanduser(source)).absolute()
 
 
 def refuse_beside_idx(folder: Path) -> None:
-    """Refuses images, parquet and `.tar` files beside MNIST's IDX files, which alone would be read."""
+    """Raises an error if a folder of IDX files also holds images, parquet or `.tar` files: these would be ignored."""
     if others := [file for file in visible_files(folder) if builder_of_file(file)]:
         raise ValueError(
             f"--dataset {folder} mixes IDX files and {others[0].relative_to(folder)}: only one kind can be read "
@@ -68,10 +68,10 @@ def refuse_beside_idx(folder: Path) -> None:
 
 
 def in_memory(splits: dict[str, Dataset], streaming: bool) -> dict[str, Dataset | IterableDataset]:
-    """Splits that are open already; as streams of several shards, so that each worker reads some of them.
+    """Returns open splits, with `streaming` as streams of several shards, so that each worker gets some.
 
     Raises:
-        ValueError: If a split is a stream and `streaming` is not asked for.
+        ValueError: If a split is a stream and `streaming` is False.
     """
     streamed = [split for split, data in splits.items() if isinstance(data, IterableDataset)]
     if streamed and not streaming:
@@ -85,7 +85,7 @@ def in_memory(splits: dict[str, Dataset], streaming: bool) -> dict[str, Dataset 
 
 
 class LocalFiles(DownloadManager):
-    """Gives `datasets` local files as they are named; its own manager takes `$NAME` in a path for a variable."""
+    """Passes local paths to `datasets` literally; the default manager expands `$NAME` in a path as a variable."""
 
     def download(self, url_or_urls: dict[str, list[str]] | list[str]) -> dict[str, list[str]] | list[str]:
         return url_or_urls
@@ -94,10 +94,10 @@ class LocalFiles(DownloadManager):
 def open_files(
     builder: str, named: str, files: dict[str, list[str]], streaming: bool, **options
 ) -> DatasetDict | IterableDatasetDict:
-    """Local files by split as `datasets` opens them, their names taken literally; failures are one line."""
+    """Opens local files by split; takes file names literally and reports failures in one line."""
     if chained := [name for names in files.values() for name in names if "::" in name]:
         raise ValueError(f"{named}: datasets takes the :: in {chained[0]} for a path into an archive: rename it")
-    # Names in a DataFilesList are no patterns; by the times datasets sees whether what it cached has changed.
+    # A DataFilesList takes names literally, not as patterns; datasets checks its cache by the modification times.
     data_files = {
         split: DataFilesList(names, [(str(os.stat(name).st_mtime),) for name in names])
         for split, names in files.items()
@@ -108,12 +108,11 @@ def open_files(
             return opened.as_streaming_dataset()
         opened.download_and_prepare(dl_manager=LocalFiles(record_checksums=False))
         return opened.as_dataset()
-    except Exception as error:  # datasets raises many kinds, from its own to pyarrow's and tarfile's
+    except Exception as error:  # datasets raises many types: its own, pyarrow's, tarfile's
         raise ValueError(f"{named} can't be read: {cause_of(error)}") from error
 
 
 def open_hub(source: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
-    """A data set of the Hub."""
     try:
         return datasets.load_dataset(source, streaming=streaming)
     except Exception as error:  # as above
@@ -122,12 +121,12 @@ def open_hub(source: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
 
 
 def cause_of(error: Exception) -> str:
-    """What datasets failed at, in one line."""
+    """Returns the cause of a `datasets` error in one line."""
     return " ".join(str(error.__cause__ or error).split())
 
 
 def builder_of(files: list[str], source: str) -> str:
-    """The builder of parquet or webdataset files."""
+    """Returns the `datasets` builder for parquet or webdataset files, by their suffix."""
     for suffix, builder in ARCHIVE_BUILDERS.items():
         if files and all(name.endswith(suffix) for name in files):
             return builder
@@ -137,7 +136,7 @@ def builder_of(files: list[str], source: str) -> str:
 
 
 def standard_splits(loaded: dict[str, Dataset | IterableDataset], source: str) -> dict[str, Dataset | IterableDataset]:
-    """The splits under the names train, validation and test; nested columns are flattened."""
+    """Renames splits to train, validation and test, and flattens nested columns."""
     by_name = {name.lower(): data for name, data in loaded.items()}
     found: dict[str, str] = {}
     for name, split in SPLIT_OF_NAME.items():
@@ -152,7 +151,7 @@ def standard_splits(loaded: dict[str, Dataset | IterableDataset], source: str) -
 
 
 def flat(data: Dataset) -> Dataset:
-    """Nested columns as columns of their own (webdataset's json); images stay whole."""
+    """Flattens nested columns (webdataset's json), but not images."""
     has_nested = any(isinstance(feature, dict) for feature in data.features.values())
     return data.flatten() if has_nested else data
 
@@ -165,7 +164,7 @@ def find_column(
     usual: tuple[str, ...],
     source: str,
 ) -> str:
-    """A column by the name given, by its type, or by a usual name."""
+    """Finds a column by the given name, else by its type, else by a usual name."""
     existing = data.column_names or list(next(iter(data.take(1)), {}))
     if name is not None and name in existing:
         return name

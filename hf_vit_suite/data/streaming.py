@@ -1,4 +1,4 @@
-"""Training rows that are read while they are used: shuffled, augmented, and shared out among processes and workers."""
+"""Streams training rows: shuffled, augmented, and split across processes and workers."""
 
 import zlib
 from collections.abc import Iterator, Mapping
@@ -12,37 +12,37 @@ from datasets.distributed import split_dataset_by_node
 
 from .augmentation import RowTransform, seeded
 
-# Rows that wait, undecoded, for their turn: what lies closer together in the source is mixed.
+# Undecoded rows in the shuffle buffer: rows closer together than this in the source are mixed.
 SHUFFLE_BUFFER = 1000
 
 
 def image_number(image: Mapping | None) -> int:
-    """A number of 32 bits that an image keeps wherever and by whomever it is read.
+    """Hashes an image to 32 bits, independent of the process that reads it and of the data set's location.
 
-    An index would not do: workers and shuffling number the rows of a stream anew.
+    A row index is not stable: workers and shuffling renumber the rows of a stream.
     """
     image = image or {}
     if image.get("bytes") is not None:
         return zlib.crc32(image["bytes"])
     path = PurePosixPath((image.get("path") or "").split("::")[0])
-    return zlib.crc32("/".join(path.parts[-2:]).encode())  # class folder and file, wherever the data set lies
+    return zlib.crc32("/".join(path.parts[-2:]).encode())  # class folder and file name only
 
 
 class AugmentedStream(torch.utils.data.IterableDataset):
-    """The rows of a stream again and again without an end, each pass shuffled and augmented anew.
+    """Repeats a stream's rows indefinitely; each pass is shuffled and augmented differently.
 
-    The order of a pass follows from the seed, the pass and the number of processes and workers, and augmentation from
-    the seed, the pass and the image. As there is no end, no process waits for another that has run out of rows, and a
-    resumed run skips to where it was, in whichever pass.
+    The order of a pass depends on the seed, the pass and the number of processes and workers; the augmentation depends
+    on the seed, the pass and the image. Because the stream never ends, no process waits for another that has run out
+    of rows, and a resumed run skips to its position in any pass.
 
-    Worker processes of a DataLoader take a part of the source's files (or shards) each.
+    Each DataLoader worker reads a subset of the source's files (or shards).
 
     Args:
-        rows: With the columns that the transform reads, of which one is `image`, undecoded.
-        transform: Decodes and augments.
-        seed: Of the whole run.
-        rank: Which part of the rows this process reads.
-        world_size: How many parts there are.
+        rows: Rows with the columns that the transform reads, including `image` (undecoded).
+        transform: Transform that decodes and augments.
+        seed: Random seed of the run.
+        rank: Index of the part that this process reads.
+        world_size: Number of parts.
     """
 
     def __init__(self, rows: IterableDataset, transform: RowTransform, seed: int, rank: int = 0, world_size: int = 1):
@@ -53,7 +53,7 @@ class AugmentedStream(torch.utils.data.IterableDataset):
         self.world_size = world_size
 
     def part(self, rank: int, world_size: int) -> "AugmentedStream":
-        """The rows of one process in a distributed run; the parts are disjoint."""
+        """Returns the rows of one process in a distributed run; the parts are disjoint."""
         return AugmentedStream(self.rows, self.transform, self.seed, rank, world_size)
 
     def __iter__(self) -> Iterator[dict]:
@@ -64,12 +64,12 @@ class AugmentedStream(torch.utils.data.IterableDataset):
                 with seeded(self.seed, epoch, image_number(row["image"])):
                     augmented = self.transform({name: [value] for name, value in row.items()})
                 yield {name: values[0] for name, values in augmented.items()}
-            if is_empty:  # a worker beyond the source's shards: there is nothing to come
+            if is_empty:  # more workers than shards: this worker gets no rows
                 return
 
     def shuffled(self, epoch: int) -> IterableDataset:
-        """This process's rows in the order of a pass, numbered from 0."""
-        # A stream of its own: the epoch that datasets keeps is shared by workers, which may be at different passes.
+        """Returns this process's rows in the order of pass `epoch`, counted from 0."""
+        # Shuffle explicitly: workers share the epoch that datasets stores, but may be at different passes.
         generator = np.random.default_rng([self.seed % 2**64, epoch])
         shuffled = self.rows.shuffle(generator=generator, buffer_size=SHUFFLE_BUFFER)
         return split_dataset_by_node(shuffled, self.rank, self.world_size)

@@ -1,4 +1,4 @@
-"""A byte-level tokenizer of CLIP's kind, trained on one's own captions."""
+"""Trains a CLIP-style byte-level tokenizer on custom captions."""
 
 import json
 from collections.abc import Iterable
@@ -15,16 +15,16 @@ SMALLEST_VOCABULARY = 2 * 256 + len(SPECIAL_TOKENS)
 def train_tokenizer(captions: Iterable[str], vocab_size: int, most_tokens: int = MOST_TOKENS) -> CLIPTokenizer:
     """Trains byte-pair encoding on captions (Radford et al. 2021, arXiv 2103.00020, section 2.4).
 
-    The vocabulary is laid out as CLIP's: the 256 bytes, the 256 bytes that end a word, the merges by their rank, start
-    and end of text. So every text can be written, and the end has the largest number.
+    The vocabulary has CLIP's layout: 256 bytes, 256 word-final bytes, the merges by rank, start and end of text. Any
+    text can be encoded, and the end token has the largest id.
 
     Args:
-        captions: Texts to learn from.
-        vocab_size: Most tokens of the vocabulary; few captions have fewer.
-        most_tokens: Tokens that the tokenizer cuts texts to where it is asked to.
+        captions: Training texts.
+        vocab_size: Maximum size of the vocabulary; few captions give a smaller one.
+        most_tokens: The tokenizer's `model_max_length`, to which it truncates on request.
 
     Raises:
-        ValueError: If `vocab_size` leaves no room for the bytes.
+        ValueError: If `vocab_size` is too small for the bytes and special tokens.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise ValueError(f"--vocab_size must be at least {SMALLEST_VOCABULARY} (bytes, start, end), got {vocab_size}")
