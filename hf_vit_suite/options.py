@@ -4,9 +4,14 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .output import Result
+
+UNIONS = (Union, UnionType)
+NUMBERS = {int: Integral, float: Real}
 
 
 def option_names(kinds: Sequence[type]) -> list[str]:
@@ -41,13 +46,44 @@ def from_options(kinds: Sequence[type], options: Mapping[str, Any], call: str) -
     known = with_defaults(kinds, options)
     if missing := [name for name in option_names(kinds) if name not in known]:
         raise ValueError(f"{call} needs {missing[0]}: give {missing[0]}=...")
-    return tuple(kind(**{name: options[name] for name in option_names([kind]) if name in options}) for kind in kinds)
+    return tuple(kind(**checked_values(kind, options)) for kind in kinds)
+
+
+def checked_values(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are fields of a dataclass, checked as a command's parser checks its flags.
+
+    Raises:
+        ValueError: If a number, a flag or a choice has a value of another kind.
+    """
+    hints = get_type_hints(kind)
+    return {name: checked(name, options[name], hints[name]) for name in option_names([kind]) if name in options}
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """A value that fits its type; a single text becomes a list where one is expected.
+
+    Only choices, numbers, flags and lists of texts are checked: other types of `TrainingArguments` are wider than
+    their annotations.
+    """
+    allowed = [part for part in (get_args(hint) if get_origin(hint) in UNIONS else (hint,)) if part is not type(None)]
+    if value is None or len(allowed) != 1:
+        return value
+    (kind,) = allowed
+    if get_origin(kind) is Literal:
+        choose(value, get_args(kind), name)
+    elif kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    elif kind in NUMBERS and (isinstance(value, bool) or not isinstance(value, NUMBERS[kind])):
+        raise ValueError(f"{name} must be a{'n integer' if kind is int else ' number'}, got {value!r}")
+    elif kind == list[str] and isinstance(value, str):
+        return [value]
+    return value
 
 
 def plain_value(value: Any) -> Any:
-    """A path, or the folder of a result, as text; any other value as it is."""
+    """A path, or the checkpoint of a result, as text; any other value as it is."""
     if isinstance(value, Result):
-        return str(value.output_dir)
+        return value.checkpoint
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
@@ -70,7 +106,7 @@ def choose(name: str, known: Sequence[str], what: str) -> str:
         ValueError: Otherwise, listing the known names.
     """
     if name not in known:
-        raise ValueError(f"no {what} is named {name!r}: choose {', '.join(known)}")
+        raise ValueError(f"no {what} is named {name!r}: choose {', '.join(map(str, known))}")
     return name
 
 

@@ -28,6 +28,7 @@ class Result:
         processor: Its image processor; CLIP's processor also holds the tokenizer.
         metrics: The measured metrics by name, or by split and name.
         output_dir: Folder of the results.
+        checkpoint: Folder or Hub name of the model; after training `output_dir`.
         report: What metrics.json holds: the metrics, counts of images and how they were measured.
         summary: The metrics in one line, as the command prints them.
     """
@@ -36,6 +37,7 @@ class Result:
     processor: Any = field(repr=False)
     metrics: dict
     output_dir: Path
+    checkpoint: str
     report: dict = field(repr=False)
     summary: str
 

@@ -40,6 +40,8 @@ def test_result_is_evaluated_predicts_and_is_trained_on(classifier, colours: Pat
     assert by_object["labels"] == by_path["labels"]
     assert (by_object["image"], len(by_path["labels"])) == (0, 1)
     assert "gone.png is no readable image" in unreadable["error"]
+    assert hf_vit_suite.predict(measured, image, top_k=1) == [by_object]  # of the model that was measured
+    assert hf_vit_suite.predict(classifier, [np.zeros((4, 4, 3))])[0]["image"] == 0
     probe = hf_vit_suite.finetune(
         dataset=colours, model=classifier, linear_probe=True, output_dir=tmp_path / "probe", **QUICK, max_steps=3
     )
@@ -104,6 +106,18 @@ def test_objects_train_to_the_weights_that_their_files_give(colours: Path, tmp_p
         (
             lambda: hf_vit_suite.evaluate("knn", torch.nn.Identity()),
             "a folder, a Hub name or a result, got a Identity",
+        ),
+        (lambda: hf_vit_suite.evaluate("classification", "m", split="tset"), "no split is named 'tset': choose test"),
+        (lambda: hf_vit_suite.evaluate("knn", "m", random_weights="False"), "random_weights must be True or False"),
+        (lambda: hf_vit_suite.finetune(learning_rate="1e-3"), "learning_rate must be a number, got '1e-3'"),
+        (lambda: hf_vit_suite.finetune(max_steps=2.5), "max_steps must be an integer, got 2.5"),
+        (lambda: hf_vit_suite.finetune(distillation="sotf"), "no distillation is named 'sotf': choose hard, soft"),
+        (lambda: hf_vit_suite.finetune(early_stopping_patience=True), "early_stopping_patience must be an integer"),
+        (lambda: hf_vit_suite.predict("m", [], top_k=0), "top_k must be at least 1, got 0"),
+        (lambda: hf_vit_suite.evaluate("zero-shot", "m", templates=[]), "give at least one template"),
+        (
+            lambda: hf_vit_suite.evaluate("zero-shot", "m", templates="a dog"),
+            "label's name goes, got 'a dog'",
         ),
         (lambda: hf_vit_suite.finetune(datset="x"), r"unknown arguments: datset: did you mean dataset\?"),
     ],

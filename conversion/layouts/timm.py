@@ -85,7 +85,7 @@ def classifier_rules(config: SuiteViTConfig, has_class_position: bool) -> list[R
 
 
 def has_class_position(evidence: Evidence) -> bool:
-    """Whether the class token has a position embedding: there is a `dist_token`, or their number is not a square."""
+    """Whether `pos_embed` covers the class token: there is a `dist_token`, or its number of rows is not a square."""
     rows = evidence.shapes["pos_embed"][1]
     return evidence.has("dist_token") or round(rows**0.5) ** 2 != rows
 

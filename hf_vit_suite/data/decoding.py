@@ -29,7 +29,7 @@ class ImageDecodingError(ValueError):
 
 
 def decode_image(source: Mapping | bytes | str | os.PathLike | Image.Image | None) -> Image.Image:
-    """Decodes an image as viewers display it: upright, transparency on white, the first frame of an animation.
+    """Decodes an image as a viewer shows it: upright, transparency on white, the first frame of an animation.
 
     Args:
         source: A path or fsspec URL, encoded bytes, `{"bytes": ..., "path": ...}` of `datasets.Image(decode=False)`

@@ -75,7 +75,9 @@ def in_memory(splits: dict[str, Dataset], streaming: bool) -> dict[str, Dataset 
     """
     streamed = [split for split, data in splits.items() if isinstance(data, IterableDataset)]
     if streamed and not streaming:
-        raise ValueError(f"the {streamed[0]} split is an IterableDataset: give streaming=True")
+        raise ValueError(
+            f"the {streamed[0]} split is an IterableDataset: give streaming=True, or a Dataset where that is no option"
+        )
     if not streaming:
         return splits
     return {

@@ -84,7 +84,7 @@ def evaluate(method: str, model: str | os.PathLike | Result, **options: Any) -> 
     with staged_file(output_dir / "metrics.json") as path:
         path.write_text(json.dumps(report, indent=2) + "\n")
     write_figures(output_dir, measured.figures)
-    return Result(measured.model, measured.processor, report["metrics"], output_dir, report, measured.summary)
+    return Result(measured.model, measured.processor, report["metrics"], output_dir, name, report, measured.summary)
 
 
 def load_data(arguments: LabelledArguments) -> LabelledImages:

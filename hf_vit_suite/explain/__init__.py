@@ -1,4 +1,4 @@
-"""Explanations of vision transformers, as arrays and as figures."""
+"""Explains vision transformers: attention, relevance and feature maps, as tensors and figures."""
 
 from .attention import attention_maps, class_token_attention, mass_masks, rollout
 from .features import as_colours, patch_features, patch_pca, patch_similarity, principal_components

@@ -1,4 +1,4 @@
-"""What the class token attends to, and how that spreads through the layers."""
+"""Attention of the class token in one layer, and attention rollout over layers."""
 
 import torch
 from torch import Tensor
@@ -12,19 +12,19 @@ FUSIONS = ("mean", "max", "min")
 
 @torch.no_grad()
 def class_token_attention(model: PreTrainedModel, pixel_values: Tensor, layer: int = -1) -> Tensor:
-    """How much the class token attends to each patch (Caron et al. 2021, arXiv 2104.14294, figure 1).
+    """Attention of the class token to each patch (Caron et al. 2021, arXiv 2104.14294, figure 1).
 
     Args:
-        model: With an image encoder that `image_encoder` knows, in evaluation mode, under any attention backend.
-        pixel_values: `[batch, channels, height, width]`, normalised; sides are multiples of the patch.
-        layer: Layer whose attention is taken, negative ones from the end; default the last.
+        model: A model that `image_encoder` supports, in evaluation mode, with any attention backend.
+        pixel_values: `[batch, channels, height, width]`, normalised; sides are multiples of the patch size.
+        layer: Layer index; negative ones count from the end; default the last.
 
     Returns:
-        `[batch, heads, rows, columns]` on the patch grid; a head's map sums to what it does not give to the class,
+        `[batch, heads, rows, columns]` on the patch grid. Each head's map sums to 1 minus its attention to the class,
         distillation and register tokens.
 
     Raises:
-        ValueError: If the model is none that is known, the layer does not exist, or the sides don't suit.
+        ValueError: If the model is not supported, the layer does not exist, or a side is no multiple of the patch.
     """
     encoder = image_encoder(model)
     encoder.grid(pixel_values)
@@ -41,20 +41,20 @@ def class_token_attention(model: PreTrainedModel, pixel_values: Tensor, layer: i
 def attention_maps(
     model: PreTrainedModel, pixel_values: Tensor, layer: int = -1, head: int | None = None, resize: bool = True
 ) -> Tensor:
-    """Attention of the class token as one map an image (Caron et al. 2021, arXiv 2104.14294, figure 1).
+    """Attention of the class token as one map per image (Caron et al. 2021, arXiv 2104.14294, figure 1).
 
     Args:
         model: As in `class_token_attention`, likewise `pixel_values` and `layer`.
         pixel_values: `[batch, channels, height, width]`.
         layer: Default the last.
         head: Default the mean over heads.
-        resize: Whether the maps have the images' resolution, else that of the patch grid.
+        resize: Resize the maps from the patch grid to the images' resolution.
 
     Returns:
-        `[batch, height, width]`, or `[batch, rows, columns]`.
+        `[batch, height, width]`, or on the patch grid `[batch, rows, columns]`.
 
     Raises:
-        ValueError: If the model is not known, or layer or head don't exist.
+        ValueError: If the model is not supported, or layer or head don't exist.
     """
     heads = class_token_attention(model, pixel_values, layer)
     check_heads(heads.shape[1], head)
@@ -69,28 +69,28 @@ def mass_masks(
     mass: float = 0.6,
     resize: bool = True,
 ) -> Tensor:
-    """The fewest patches with a fraction of the class token's attention (Caron et al. 2021, figure 4, appendix C).
+    """Smallest set of patches with a fraction of the class token's attention (Caron et al. 2021, fig. 4, appendix C).
 
     Args:
         model: As in `class_token_attention`, likewise `pixel_values` and `layer`.
         pixel_values: `[batch, channels, height, width]`.
         layer: Default the last.
         head: Default the mean over heads.
-        mass: Fraction that is kept, above 0 and at most 1.
-        resize: Whether the masks have the images' resolution, else that of the patch grid.
+        mass: Fraction of the attention to keep, above 0 and at most 1.
+        resize: Resize the masks from the patch grid to the images' resolution.
 
     Returns:
-        True where a patch is kept, `[batch, height, width]`, or `[batch, rows, columns]`.
+        True at kept patches, `[batch, height, width]`, or on the patch grid `[batch, rows, columns]`.
 
     Raises:
-        ValueError: If the fraction is out of range, the model is not known, or layer or head don't exist.
+        ValueError: If the fraction is out of range, the model is not supported, or layer or head don't exist.
     """
     if not 0 < mass <= 1:
         raise ValueError(f"mass must be above 0 and at most 1, got {mass}")
     maps = attention_maps(model, pixel_values, layer, head, resize=False)
     shares = maps.flatten(1) / maps.flatten(1).sum(dim=1, keepdim=True)
     sorted_shares, order = shares.sort(dim=1, descending=True)
-    # A patch is kept where those before it hold less than the fraction.
+    # A patch is kept if the patches sorted before it sum to less than the fraction.
     is_kept = (sorted_shares.cumsum(dim=1) - sorted_shares) < mass
     masks = torch.zeros_like(is_kept).scatter(1, order, is_kept).view_as(maps)
     return as_picture(masks, pixel_values, resize)
@@ -105,26 +105,26 @@ def rollout(
     layer: int = -1,
     resize: bool = True,
 ) -> Tensor:
-    """Attention followed through the layers, with half of each for the residual (Abnar and Zuidema 2020).
+    """Attention rollout: the product of the layers' attention, each averaged with the identity for the residual.
 
-    Source: arXiv 2005.00928, section 3, attention rollout, eq. 1. One product `[tokens, tokens]` an image is kept,
-    never a layer's heads.
+    Source: Abnar and Zuidema 2020, arXiv 2005.00928, section 3, eq. 1. Memory: one `[tokens, tokens]` product per
+    image; the heads of earlier layers are not stored.
 
     Args:
         model: As in `class_token_attention`.
         pixel_values: `[batch, channels, height, width]`.
         fusion: `"mean"` (the paper's), `"max"` or `"min"` over the heads.
-        discard_ratio: Fraction of the smallest weights of each image and layer that are set to 0 after fusion, from 0
+        discard_ratio: Fraction of the weights, the smallest per image and layer, set to 0 after fusion; from 0
             (default, the paper's) to below 1.
-        layer: Last layer that is followed, negative ones from the end.
-        resize: Whether the maps have the images' resolution, else that of the patch grid.
+        layer: Last layer of the product; negative ones count from the end.
+        resize: Resize the maps from the patch grid to the images' resolution.
 
     Returns:
-        `[batch, height, width]`, or `[batch, rows, columns]`: of the class token, or where the model pools the
-        patches of their mean.
+        `[batch, height, width]`, or on the patch grid `[batch, rows, columns]`: the class token's row, or for a model
+        that pools patches the mean of their rows.
 
     Raises:
-        ValueError: If an option is out of range or the model is not known.
+        ValueError: If an option is out of range or the model is not supported.
     """
     if fusion not in FUSIONS:
         raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")

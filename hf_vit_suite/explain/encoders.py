@@ -1,4 +1,4 @@
-"""The image encoder inside a model, and the mapping of its tokens to the patch grid and to pixels."""
+"""Finds the image encoder of a model, and maps its tokens to the patch grid and to pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-# Names of the blocks and of the final norm in transformers' own models, by model type.
+# Module names of the blocks and of the final norm in transformers' own models, by model type.
 BLOCKS_AND_NORMS = {
     "vit": ("layers", "layernorm"),
     "deit": ("layers", "layernorm"),
@@ -17,19 +17,19 @@ BLOCKS_AND_NORMS = {
     "clip_vision_model": ("encoder.layers", "post_layernorm"),
 }
 SUITES_BLOCKS_AND_NORM = ("encoder.blocks", "norm")
-# Models whose forward resizes position embeddings only with `interpolate_pos_encoding`.
+# Models that resize position embeddings only with `interpolate_pos_encoding=True`.
 ASK_FOR_RESIZED_POSITIONS = ("vit", "deit", "clip", "clip_vision_model")
 
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """A plain vision transformer inside a model: prefix tokens, then patches row by row.
+    """The vision transformer of a model; its tokens are prefix tokens, then patches in row-major order.
 
     Args:
-        module: Gives tokens for `pixel_values`.
+        module: Module that encodes `pixel_values`.
         blocks: Its layers in order.
-        norm: The norm behind the last block.
-        num_prefix_tokens: Class, distillation and register tokens in front of the patches.
+        norm: The norm after the last block.
+        num_prefix_tokens: Number of class, distillation and register tokens, which precede the patches.
     """
 
     module: PreTrainedModel
@@ -39,24 +39,23 @@ class ImageEncoder:
 
     @property
     def depth(self) -> int:
-        """Number of layers."""
         return len(self.blocks)
 
     def resolve_layer(self, layer: int) -> int:
-        """A layer's number from 0; negative ones count from the end.
+        """Converts a layer index, negative ones from the end, to one from 0.
 
         Raises:
-            ValueError: If there is no such layer.
+            ValueError: If the layer does not exist.
         """
         if not -self.depth <= layer < self.depth:
             raise ValueError(f"layer must be from {-self.depth} to {self.depth - 1}, got {layer}")
         return layer % self.depth
 
     def grid(self, pixel_values: Tensor) -> tuple[int, int]:
-        """Rows and columns of the patches of `[batch, channels, height, width]`.
+        """Patch grid (rows, columns) of `[batch, channels, height, width]`.
 
         Raises:
-            ValueError: If the sides are no multiples of the patch.
+            ValueError: If a side is no multiple of the patch size.
         """
         height, width = pixel_values.shape[-2:]
         side = self.module.config.patch_size
@@ -65,11 +64,11 @@ class ImageEncoder:
         return height // side, width // side
 
     def encode(self, pixel_values: Tensor) -> None:
-        """Runs the encoder for its hooks and observers; the output is dropped."""
+        """Runs the encoder for its hooks and observers and discards the output."""
         self.module(pixel_values, **forward_options(self.module.config))
 
     def readout(self, tokens: Tensor) -> Tensor:
-        """Weight of each token of `[..., tokens]` in the pooled features; the weights `[tokens]` sum to 1."""
+        """Weights `[tokens]` of the tokens of `[..., tokens]` in the pooled features; they sum to 1."""
         weights = tokens.new_zeros(tokens.shape[-1])
         config = self.module.config
         if getattr(config, "pooling", "cls") == "mean":
@@ -81,12 +80,12 @@ class ImageEncoder:
         return weights / weights.sum()
 
     def on_grid(self, token_values: Tensor, pixel_values: Tensor) -> Tensor:
-        """Values of all tokens, `[..., tokens]`, as those of the patches, `[..., rows, columns]`."""
+        """Drops the prefix tokens and reshapes `[..., tokens]` to `[..., rows, columns]`."""
         return token_values[..., self.num_prefix_tokens :].unflatten(-1, self.grid(pixel_values))
 
 
 def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[..., rows, columns]` on the patch grid -> `[..., height, width]`: bilinear, and masks by the nearest patch."""
+    """`[..., rows, columns]` on the patch grid -> `[..., height, width]`; bilinear, nearest for boolean masks."""
     flat = values.reshape(1, -1, *values.shape[-2:])
     if values.dtype == torch.bool:
         resized = F.interpolate(flat.float(), size=size, mode="nearest-exact").bool()
@@ -96,15 +95,15 @@ def resize_map(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def as_picture(values: Tensor, pixel_values: Tensor, resize: bool) -> Tensor:
-    """A map on the patch grid, or where asked for at the resolution of the images."""
+    """Resizes a map on the patch grid to the images' resolution if `resize`, else returns it as is."""
     return resize_map(values, tuple(pixel_values.shape[-2:])) if resize else values
 
 
 def image_encoder(model: PreTrainedModel) -> ImageEncoder:
-    """The image encoder of a model of the suite, or of transformers' ViT, DeiT, DINOv2 or CLIP.
+    """Returns the image encoder of a model of the suite, or of transformers' ViT, DeiT, DINOv2 or CLIP.
 
     Raises:
-        ValueError: If it has none whose tokens are known.
+        ValueError: If the architecture is not supported.
     """
     module = getattr(model, "vision_model", model.base_model)
     config = module.config
@@ -121,14 +120,14 @@ def image_encoder(model: PreTrainedModel) -> ImageEncoder:
 
 
 def count_prefix_tokens(config: PretrainedConfig) -> int:
-    """Tokens in front of the patches."""
+    """Number of tokens that precede the patches."""
     if hasattr(config, "num_prefix_tokens"):
         return config.num_prefix_tokens
     return 1 + int(config.model_type == "deit") + getattr(config, "num_register_tokens", 0)
 
 
 def forward_options(config: PretrainedConfig) -> dict[str, bool]:
-    """What a forward pass at any image size is called with; attentions are observed, not returned."""
+    """Keyword arguments of a forward pass at any image size; attention is observed, not returned."""
     options = {"output_attentions": False}
     if config.model_type in ASK_FOR_RESIZED_POSITIONS:
         options["interpolate_pos_encoding"] = True
@@ -136,17 +135,17 @@ def forward_options(config: PretrainedConfig) -> dict[str, bool]:
 
 
 def check_heads(heads: int, head: int | None) -> None:
-    """Checks a head's number.
+    """Checks a head index.
 
     Raises:
-        ValueError: If there is no such head.
+        ValueError: If the head does not exist.
     """
     if head is not None and not 0 <= head < heads:
         raise ValueError(f"head must be from 0 to {heads - 1}, got {head}")
 
 
 def check_targets(targets: Sequence | Tensor, pixel_values: Tensor) -> None:
-    """Checks that there is one class or text per image.
+    """Checks that there is one target class or text per image.
 
     Raises:
         ValueError: If their numbers differ.

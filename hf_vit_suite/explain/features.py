@@ -13,18 +13,18 @@ from .twins import twin
 
 @torch.no_grad()
 def patch_features(model: PreTrainedModel, pixel_values: Tensor, layer: int = -1) -> Tensor:
-    """A layer's patch tokens behind the encoder's last norm.
+    """Patch tokens of a layer after the encoder's final norm.
 
     Args:
-        model: With an image encoder that `image_encoder` knows, in evaluation mode.
-        pixel_values: `[batch, channels, height, width]`, normalised.
-        layer: Negative ones from the end; default the last.
+        model: A model that `image_encoder` supports, in evaluation mode.
+        pixel_values: `[batch, channels, height, width]`, normalised; sides are multiples of the patch size.
+        layer: Layer index; negative ones count from the end; default the last.
 
     Returns:
         `[batch, hidden, rows, columns]`, float32.
 
     Raises:
-        ValueError: If the model is not known, there is no such layer, or the sides don't suit.
+        ValueError: If the model is not supported, the layer does not exist, or a side is no multiple of the patch.
     """
     encoder = image_encoder(twin(model))
     encoder.grid(pixel_values)
@@ -39,20 +39,20 @@ def patch_features(model: PreTrainedModel, pixel_values: Tensor, layer: int = -1
 def patch_similarity(
     model: PreTrainedModel, pixel_values: Tensor, point: tuple[int, int], layer: int = -1, resize: bool = True
 ) -> Tensor:
-    """Cosine of each patch's features with those of a chosen one (Amir et al. 2021, arXiv 2112.05814, section 3).
+    """Cosine similarity of each patch with a chosen patch (Amir et al. 2021, arXiv 2112.05814, section 3).
 
     Args:
         model: As in `patch_features`, likewise `pixel_values` and `layer`.
         pixel_values: `[batch, channels, height, width]`.
-        point: Pixel within the chosen patch as (x, y), from the left and from the top of the images.
+        point: A pixel (x, y) in the chosen patch, from the left and from the top of the images.
         layer: Default the last.
-        resize: Whether the maps have the images' resolution, else that of the patch grid.
+        resize: Resize the maps from the patch grid to the images' resolution.
 
     Returns:
-        `[batch, height, width]`, or `[batch, rows, columns]`, from -1 to 1.
+        `[batch, height, width]`, or on the patch grid `[batch, rows, columns]`, from -1 to 1.
 
     Raises:
-        ValueError: If the point is outside of the images, or as `patch_features`.
+        ValueError: If the point is outside the images, or as in `patch_features`.
     """
     height, width = pixel_values.shape[-2:]
     x, y = point
@@ -67,45 +67,46 @@ def patch_similarity(
 def patch_pca(
     model: PreTrainedModel, pixel_values: Tensor, components: int = 3, layer: int = -1, resize: bool = True
 ) -> Tensor:
-    """Patch features on the main directions of all images together (Oquab et al. 2023, arXiv 2304.07193, figure 1).
+    """PCA of patch features, fitted on all images together (Oquab et al. 2023, arXiv 2304.07193, figure 1).
 
     Args:
         model: As in `patch_features`, likewise `pixel_values` and `layer`.
         pixel_values: `[batch, channels, height, width]`.
-        components: Directions, those of the largest variance first.
+        components: Number of components, largest variance first.
         layer: Default the last.
-        resize: Whether the maps have the images' resolution, else that of the patch grid.
+        resize: Resize the maps from the patch grid to the images' resolution.
 
     Returns:
-        `[batch, components, height, width]`, or `[batch, components, rows, columns]`; `as_colours` paints three.
+        `[batch, components, height, width]`, or `[batch, components, rows, columns]`; `as_colours` maps three to RGB.
 
     Raises:
-        ValueError: If there are fewer patches or features than components, or as `patch_features`.
+        ValueError: If there are fewer patches or features than components, or as in `patch_features`.
     """
     projected = principal_components(list(patch_features(model, pixel_values, layer)), components)
     return as_picture(torch.stack(projected), pixel_values, resize)
 
 
 def principal_components(features: Sequence[Tensor], components: int = 3) -> list[Tensor]:
-    """Projects features of several images, of any sizes, on the main directions of all of them.
+    """Projects patch features on the principal components of all images, which may differ in size.
 
     Args:
-        features: `[hidden, rows, columns]` each.
-        components: Number of directions.
+        features: `[hidden, rows, columns]` per image.
+        components: Number of components.
 
     Returns:
-        `[components, rows, columns]` each, float32; in each direction the largest weight of a feature is positive.
+        `[components, rows, columns]` per image, float32. Signs are fixed: each component's loading of largest
+        absolute value is positive.
 
     Raises:
         ValueError: If there are fewer patches or features than components.
     """
-    # On the CPU, as not every accelerator has float64.
+    # On the CPU: not every accelerator supports float64.
     patches = torch.cat([image.flatten(1).cpu() for image in features], dim=1).T.double()  # (D, h, w) -> (N, D)
     if not 1 <= components <= min(patches.shape):
         raise ValueError(f"components must be from 1 to {min(patches.shape)}, got {components}")
     mean = patches.mean(dim=0)
     directions = torch.linalg.svd(patches - mean, full_matrices=False).Vh[:components]
-    # The sign of a direction is arbitrary; a fixed one makes figures reproducible.
+    # The sign of a component is arbitrary; fixing it makes figures reproducible.
     signs = directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
     projected = (patches - mean) @ (directions * signs).T
     parts = projected.float().to(features[0].device).split([image.shape[1:].numel() for image in features])
@@ -113,8 +114,8 @@ def principal_components(features: Sequence[Tensor], components: int = 3) -> lis
 
 
 def as_colours(projected: Sequence[Tensor]) -> list[Tensor]:
-    """Three components of several images `[3, height, width]` as red, green and blue from 0 to 1, on one scale."""
+    """Scales three components per image, `[3, height, width]`, to RGB from 0 to 1, with one scale for all images."""
     values = torch.cat([image.flatten(1) for image in projected], dim=1)
-    # A few outlying patches would leave the others grey.
+    # Percentiles, as a few outliers would compress the colours of all other patches.
     low, high = (values.quantile(share, dim=1).view(3, 1, 1) for share in (0.01, 0.99))
     return [((image - low) / (high - low).clamp(min=1e-12)).clamp(0, 1) for image in projected]

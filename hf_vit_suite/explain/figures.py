@@ -1,4 +1,4 @@
-"""Overlays of maps on images, and figures of several images side by side."""
+"""Draws overlays of maps on images, and figures of several images side by side."""
 
 import textwrap
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from .encoders import resize_map
 INCHES_A_PANEL = 1.9
 INCHES_A_LINE = 0.2
 INCHES_OF_COLOUR_BAR = 0.6
-# Characters of a title that fit over a panel.
+# Characters per line of a title above a panel.
 TITLE_WIDTH = 26
-# A mid grey reads on a light and on a dark page.
+# A mid grey is readable on light and dark pages.
 TEXT_COLOUR = "#808080"
 COLOURS = "viridis"  # perceptually uniform
 OPACITY = 0.75
@@ -32,12 +32,12 @@ DIMMED = 0.2
 
 
 def overlay(picture: Image | np.ndarray, values: Tensor) -> np.ndarray:
-    """A map over an image, at the image's own resolution.
+    """Draws a map over an image, at the image's resolution.
 
     Args:
         picture: A PIL image, or `[height, width, 3]` from 0 to 1.
-        values: A map `[rows, columns]` of any resolution, in colours from its lowest to its highest over the greyed
-            image; a boolean mask, which darkens the rest; or colours `[3, rows, columns]`, as they are.
+        values: A map `[rows, columns]` of any resolution, colour-mapped from its minimum to its maximum over the grey
+            image; a boolean mask, outside which the image is dimmed; or RGB `[3, rows, columns]`, which replaces it.
 
     Returns:
         `[height, width, 3]` from 0 to 1.
@@ -60,21 +60,21 @@ def figure(
     names: Sequence[str] = ("",),
     label: str = "",
 ) -> Figure:
-    """One row per image: the image, then its maps over it, each with its own range of colours.
+    """Draws one row per image: the image, then its overlays, each with its own colour range.
 
     Args:
-        pictures: PIL images, or arrays `[height, width, 3]` from 0 to 1 as `displayable` makes of pixel values.
-        maps: One for each image, `[batch, height, width]`, or a sequence of as many as `names` for each; see
+        pictures: PIL images, or arrays `[height, width, 3]` from 0 to 1, such as from `displayable`.
+        maps: One map per image, `[batch, height, width]`, or for each image a sequence of one map per name; see
             `overlay`.
-        titles: One for each image, such as its prediction.
-        names: Of the columns of maps.
-        label: Of the colour bar, drawn for maps with values, not for masks or colours.
+        titles: One title per image, such as its prediction.
+        names: Titles of the map columns.
+        label: Label of the colour bar, which is drawn for value maps but not for masks or RGB.
 
     Returns:
         A matplotlib figure with a transparent background, readable on light and dark pages.
 
     Raises:
-        ValueError: If there are not as many maps or titles as pictures.
+        ValueError: If the numbers of images, maps and titles differ.
     """
     rows = [[values] for values in maps] if isinstance(maps, Tensor) else [list(panels) for panels in maps]
     titles = [""] * len(pictures) if titles is None else titles
@@ -103,7 +103,7 @@ def figure(
 def figure_size(
     pictures: Sequence[np.ndarray], titles: Sequence[str], names: Sequence[str], has_values: bool
 ) -> tuple[float, float]:
-    """Inches of a figure whose columns are as wide as `INCHES_A_PANEL`."""
+    """Returns (width, height) in inches of a figure with columns of `INCHES_A_PANEL`."""
     heights = [INCHES_A_PANEL * min(height / width, 2) for height, width, _ in map(np.shape, pictures)]
     lines = [1 + title.count("\n") for title in titles]
     lines[0] = max(lines[0], *(1 + name.count("\n") for name in names))
@@ -112,7 +112,7 @@ def figure_size(
 
 
 def add_colour_bar(drawn: Figure, axes: np.ndarray, rows: Sequence[Sequence[Tensor]], label: str) -> None:
-    """A colour bar with numbers where there is one map, else from the lowest to the highest value of each."""
+    """Adds a colour bar: numeric for a single map, else labelled lowest and highest, as each map has its own range."""
     values = [panel.detach().cpu() for panels in rows for panel in panels]
     is_alone = len(values) == 1
     norm = Normalize(values[0].min(), values[0].max()) if is_alone else Normalize(0, 1)
@@ -125,13 +125,13 @@ def add_colour_bar(drawn: Figure, axes: np.ndarray, rows: Sequence[Sequence[Tens
 
 
 def attention_figure(pixel_values: Tensor, maps: Tensor, image_processor, titles: Sequence[str]) -> Figure:
-    """One row an image: the image as the model sees it, the mean over heads, each head.
+    """Draws one row per image: the model input, the mean over heads, each head.
 
     Args:
         pixel_values: `[batch, channels, height, width]`, normalised.
-        maps: `[batch, heads, rows, columns]`, as `class_token_attention` gives; each panel has its own colour range.
-        image_processor: The processor whose normalisation is undone.
-        titles: A title for each image, such as its prediction.
+        maps: `[batch, heads, rows, columns]` from `class_token_attention`; each panel has its own colour range.
+        image_processor: Source of the mean and standard deviation for denormalisation.
+        titles: One title per image, such as its prediction.
 
     Returns:
         A matplotlib figure with a transparent background.
@@ -141,41 +141,41 @@ def attention_figure(pixel_values: Tensor, maps: Tensor, image_processor, titles
 
 
 def head_names(heads: int) -> list[str]:
-    """Names of the panels of the mean over heads and of each head, counted from 0 as `head` is."""
+    """Returns the panel names of the mean over heads and of each head, counted from 0."""
     return ["mean of heads", *(f"head {head}" for head in range(heads))]
 
 
 @torch.no_grad()
 def classifier_attention_figure(model: PreTrainedModel, pixel_values: Tensor, image_processor) -> Figure:
-    """The last layer's attention on images, each under what the classifier predicts for it.
+    """Draws the last layer's attention on images, titled with the classifier's predictions.
 
     Args:
         model: A classifier, in evaluation mode.
         pixel_values: `[batch, channels, height, width]`, normalised, on the model's device.
-        image_processor: The processor whose normalisation is undone.
+        image_processor: Source of the mean and standard deviation for denormalisation.
 
     Raises:
-        ValueError: If the model is none that `class_token_attention` knows.
+        ValueError: If `class_token_attention` does not support the model.
     """
     titles = [prediction_title(logits, model.config) for logits in model(pixel_values).logits]
     return attention_figure(pixel_values, class_token_attention(model, pixel_values), image_processor, titles)
 
 
 def as_array(picture: Image | np.ndarray) -> np.ndarray:
-    """`[height, width, 3]` from 0 to 1."""
+    """Converts an image to `[height, width, 3]` from 0 to 1."""
     if isinstance(picture, np.ndarray):
         return picture
     return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
 
 
 def displayable(pixel_values: Tensor, image_processor) -> np.ndarray:
-    """Normalised `[batch, 3, height, width]` -> `[batch, height, width, 3]` from 0 to 1."""
+    """Denormalises `[batch, 3, height, width]` to `[batch, height, width, 3]` from 0 to 1."""
     mean, std = (pixel_values.new_tensor(values).view(-1, 1, 1) for values in mean_and_std(image_processor))
     return (pixel_values * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy(force=True)
 
 
 def mean_and_std(image_processor) -> tuple[Sequence[float], Sequence[float]]:
-    """The statistics that a processor normalises with; 0 and 1 where it does not."""
+    """Returns a processor's mean and standard deviation; 0 and 1 if it does not normalise."""
     if getattr(image_processor, "do_normalize", False):
         return image_processor.image_mean, image_processor.image_std
     return [0.0] * 3, [1.0] * 3

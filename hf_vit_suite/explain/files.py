@@ -1,4 +1,4 @@
-"""Explanations of picture files with a saved model: what `hf-vit-suite explain` does."""
+"""Explains a saved model's output on image files; implements `hf-vit-suite explain`."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,14 +39,14 @@ FIGURE_DPI = 150
 
 @dataclass(frozen=True)
 class Explainer:
-    """A model with what it needs to see pictures and to read what is asked about them.
+    """A model with its image processor, texts and method options.
 
     Args:
-        model: In evaluation mode.
-        processor: Its image processor.
-        texts: Of CLIP, what is looked for.
-        input_ids: Their tokens, `[texts, tokens]`.
-        options: Of the method.
+        model: Model to explain, in evaluation mode.
+        processor: The model's image processor.
+        texts: For CLIP, the texts whose match is explained.
+        input_ids: Token ids of the texts, `[texts, tokens]`.
+        options: Options of the method.
     """
 
     model: PreTrainedModel
@@ -56,12 +56,13 @@ class Explainer:
     options: Mapping = field(default_factory=dict)
 
 
-# One picture's maps on the patch grid: a boolean mask, values `[rows, columns]`, or colours `[3, rows, columns]`.
+# One image's maps on the patch grid: a boolean mask or values `[rows, columns]`, or colours `[3, rows, columns]`.
+# Reconstructions are colours at pixel resolution.
 Panels = list[Tensor]
 
 
 def attention_panels(explainer: Explainer, pixel_values: Tensor) -> Panels:
-    """The chosen head, or the mean over heads and each of them."""
+    """Attention of the chosen head; by default the mean over heads, then each head."""
     options = dict(explainer.options)
     if "head" in options:
         return [explain.attention_maps(explainer.model, pixel_values, resize=False, **options)[0]]
@@ -70,14 +71,14 @@ def attention_panels(explainer: Explainer, pixel_values: Tensor) -> Panels:
 
 
 def one_panel(compute: Callable[..., Tensor]) -> Callable[[Explainer, Tensor], Panels]:
-    """A function of the package `explain` that makes one map of an image."""
+    """Wraps an `explain` function that returns one map per image."""
     return lambda explainer, pixel_values: [
         compute(explainer.model, pixel_values, resize=False, **explainer.options)[0]
     ]
 
 
 def panel_a_text(compute: Callable[..., Tensor]) -> Callable[[Explainer, Tensor], Panels]:
-    """A function that explains a class, or with texts each of them."""
+    """Wraps an `explain` function that explains a class, or each of the texts if there are any."""
 
     def panels(explainer: Explainer, pixel_values: Tensor) -> Panels:
         options = dict(explainer.options)
@@ -90,7 +91,7 @@ def panel_a_text(compute: Callable[..., Tensor]) -> Callable[[Explainer, Tensor]
 
 
 def similarity_panels(explainer: Explainer, pixel_values: Tensor) -> Panels:
-    """Similarity with the patch at a share of width and height."""
+    """Similarity to the patch at `point`, given as fractions of width and height (default the centre)."""
     options = dict(explainer.options)
     height, width = pixel_values.shape[-2:]
     across, down = options.pop("point", (0.5, 0.5))
@@ -101,7 +102,7 @@ def similarity_panels(explainer: Explainer, pixel_values: Tensor) -> Panels:
 
 
 def reconstruction_panels(explainer: Explainer, pixel_values: Tensor) -> Panels:
-    """What is left of a picture, and what a masked autoencoder makes of it; the same mask for pictures of a size."""
+    """The visible patches and the reconstruction of a masked autoencoder; images of one size share a mask."""
     rows, columns = image_encoder(explainer.model).grid(pixel_values)
     noise = torch.rand(1, rows * columns, generator=torch.Generator().manual_seed(0)).to(pixel_values.device)
     *panels, _ = visible_and_painted(explainer.model, pixel_values, noise, explainer.processor)
@@ -124,7 +125,7 @@ LABELS = {
     "gradient": "attention x gradient",
     "similarity": "cosine",
 }
-# Which options a method takes, beside its pictures.
+# Options of each method.
 OPTIONS = {
     "attention": ("layer", "head"),
     "rollout": ("layer", "fusion", "discard_ratio"),
@@ -145,25 +146,25 @@ def explain_files(
     file_format: str | None = None,
     **options,
 ) -> list[Path]:
-    """Writes explanations of a model on pictures.
+    """Explains a model on image files and writes the maps or figures.
 
     Args:
         model_name: Folder or Hub name.
-        paths: Picture files of any size; where the model's processor crops, the whole picture is seen instead.
-        out: A file for a figure of all pictures side by side, or a folder, without suffix, for each picture's map over
-            it at its own resolution and the figure as `grid`.
-        method: A key of `OPTIONS`; default `"relevance"` where there are texts, else `"attention"`.
-        file_format: One of `FORMATS`; default the suffix of `out`, for a folder png. npy holds the maps
-            `[panels, height, width]` (colours `[panels, 3, height, width]`) at the pictures' own resolution, in a file
-            with a leading axis for the pictures; gif shows layer after layer.
-        **options: Those of the method: `layer`, `head`, `target` (number or name of a class), `texts`, `point`
-            (shares of width and height), `fusion`, `discard_ratio`, `mass`; None where not given.
+        paths: Image files of any size; each is resized but never cropped, even if the model's processor crops.
+        out: A file for one figure of all images, or a folder (no suffix) for an overlay per image at the image's
+            resolution and the figure `grid`.
+        method: A key of `OPTIONS`; default `"relevance"` with texts, else `"attention"`.
+        file_format: One of `FORMATS`; default the suffix of `out`, or png for a folder. npy stores the maps
+            `[panels, height, width]` (colours `[panels, 3, height, width]`) at the image's resolution; a single file
+            adds a leading image axis. gif shows one layer per frame.
+        **options: Options of the method: `layer`, `head`, `target` (class number or name), `texts`, `point`
+            (fractions of width and height), `fusion`, `discard_ratio`, `mass`; None means not given.
 
     Returns:
-        The files.
+        Paths of the written files.
 
     Raises:
-        ValueError: If the model can't be explained so, an option does not suit, or a picture can't be read.
+        ValueError: If the method does not support the model, an option is invalid, or an image can't be read.
     """
     options = {name: value for name, value in options.items() if value is not None}
     method = method or ("relevance" if "texts" in options else "attention")
@@ -190,10 +191,10 @@ def explain_files(
 
 
 def open_explainer(model_name: str, method: str, options: dict) -> Explainer:
-    """Opens what a method explains, on an accelerator where there is one.
+    """Loads the model and processor for a method, on an accelerator if there is one.
 
     Raises:
-        ValueError: If there is no such model, or the method does not suit it.
+        ValueError: If the model does not exist, or the method does not support it.
     """
     config, options = open_pretrained(AutoConfig, model_name), dict(options)
     texts = options.pop("texts", ())
@@ -215,10 +216,10 @@ def open_explainer(model_name: str, method: str, options: dict) -> Explainer:
 
 
 def class_number(model: PreTrainedModel, target: str | int) -> int:
-    """The number of a class that is given by number or name.
+    """Converts a class name or number to the class number.
 
     Raises:
-        ValueError: If there is no such class.
+        ValueError: If the class does not exist.
     """
     names = model.config.id2label
     number = {name: number for number, name in names.items()}.get(str(target))
@@ -230,9 +231,9 @@ def class_number(model: PreTrainedModel, target: str | int) -> int:
 
 
 def see(explainer: Explainer, picture: Image.Image) -> Tensor:
-    """A picture as pixel values `[1, channels, height, width]`, whole: scaled as the processor does, not cropped.
+    """Converts an image to pixel values `[1, channels, height, width]`, resized like the processor but not cropped.
 
-    Sides are rounded to multiples of the patch, to which positions are resized.
+    Sides are rounded to multiples of the patch size; position embeddings are resized to match.
     """
     processor = explainer.processor
     size = processor.size if processor.do_resize else {}
@@ -250,7 +251,7 @@ def see(explainer: Explainer, picture: Image.Image) -> Tensor:
 
 @torch.no_grad()
 def title(explainer: Explainer, pixel_values: Tensor, path: str | os.PathLike) -> str:
-    """What a classifier predicts or which text fits best, else the picture's name."""
+    """Returns the best text or the predicted class, or the file's name if the model has neither."""
     if explainer.input_ids is not None:
         images = pixel_values.expand(len(explainer.texts), -1, -1, -1)
         cosine, number = explain.text_scores(explainer.model, images, explainer.input_ids).max(dim=0)
@@ -263,19 +264,19 @@ def title(explainer: Explainer, pixel_values: Tensor, path: str | os.PathLike) -
 def explanations(
     explainer: Explainer, method: str, batches: Sequence[Tensor], by_layer: bool
 ) -> Iterator[tuple[str, list[Panels]]]:
-    """A name and each picture's maps, once or for layer after layer."""
+    """Yields a name and each image's maps, once or per layer."""
     if not by_layer:
         yield "", all_panels(explainer, method, batches)
         return
     layers = range(image_encoder(explainer.model).depth)
-    # Relevance is gathered from the last layer to the first.
+    # Relevance accumulates from the last layer to the first.
     for layer in reversed(layers) if method == "relevance" else layers:
         at_layer = replace(explainer, options={**explainer.options, "layer": layer})
         yield f"layer {layer}", all_panels(at_layer, method, batches)
 
 
 def all_panels(explainer: Explainer, method: str, batches: Sequence[Tensor]) -> list[Panels]:
-    """Each picture's maps; colours of patches are those of all pictures together."""
+    """Computes each image's maps; PCA colours are computed over all images together."""
     if method != "pca":
         return [PANELS[method](explainer, pixel_values) for pixel_values in batches]
     features = [explain.patch_features(explainer.model, pixels, **explainer.options)[0] for pixels in batches]
@@ -284,13 +285,13 @@ def all_panels(explainer: Explainer, method: str, batches: Sequence[Tensor]) -> 
 
 @dataclass(frozen=True)
 class Sheet:
-    """What the maps are drawn on.
+    """Draws and writes the maps of several images.
 
     Args:
-        pictures: At their own resolution.
-        titles: Of the pictures.
-        method: How they are explained.
-        texts: One for each map, where texts are explained.
+        pictures: Images at their original resolution.
+        titles: One title per image.
+        method: A key of `OPTIONS`.
+        texts: One text per map, if texts are explained.
     """
 
     pictures: Sequence[Image.Image]
@@ -299,14 +300,14 @@ class Sheet:
     texts: Sequence[str] = ()
 
     def figure(self, panels: Sequence[Panels], name: str = "") -> Figure:
-        """Every picture beside its maps."""
+        """Draws each image beside its maps."""
         names = self.names(len(panels[0]))
         if name:
             names = [f"{name}, {panel}" if panel else name for panel in names]
         return explain.figure(self.pictures, panels, self.titles, names, LABELS.get(self.method, ""))
 
     def names(self, panels: int) -> Sequence[str]:
-        """Of so many maps of a picture."""
+        """Returns the names of an image's maps, given their number."""
         if self.texts:
             return self.texts
         if self.method == "reconstruction":
@@ -314,7 +315,7 @@ class Sheet:
         return head_names(panels - 1) if panels > 1 else [LABELS.get(self.method, self.method)]
 
     def write(self, frames: Sequence[tuple[str, list[Panels]]], path: Path) -> None:
-        """Writes one file of all pictures; its suffix is the format."""
+        """Writes all images to one file, in the format of its suffix."""
         if path.suffix == ".npy":
             arrays = [self.array(number, frames[0][1]) for number in range(len(self.pictures))]
             if len({array.shape for array in arrays}) > 1:
@@ -326,12 +327,12 @@ class Sheet:
             self.figure(frames[0][1]).savefig(path, dpi=FIGURE_DPI, bbox_inches="tight", pad_inches=0.05)
 
     def array(self, number: int, panels: Sequence[Panels]) -> np.ndarray:
-        """A picture's maps at its own resolution, `[panels, height, width]`, of colours `[panels, 3, ...]`."""
+        """Returns an image's maps at its resolution, `[panels, height, width]`, or `[panels, 3, height, width]`."""
         size = self.pictures[number].size[::-1]
         return torch.stack([resize_map(panel.detach().cpu(), size) for panel in panels[number]]).numpy()
 
     def overlay(self, number: int, panels: Sequence[Panels]) -> Image.Image:
-        """A picture's first map over it, pixel by pixel."""
+        """Draws an image's first map over it, at the image's resolution."""
         drawn = explain.overlay(self.pictures[number], panels[number][0])
         return Image.fromarray((255 * drawn).round().astype(np.uint8))
 
@@ -339,7 +340,7 @@ class Sheet:
 def write_folder(
     sheet: Sheet, frames: Sequence[tuple[str, list[Panels]]], names: Sequence[str], out: Path, file_format: str
 ) -> list[Path]:
-    """Writes a file a picture, and of pictures the figure of all of them."""
+    """Writes one file per image and, except for npy, the figure `grid` of all images."""
     with staged_folder(out) as folder:
         for number, name in enumerate(names):
             path = folder / f"{name}.{file_format}"
@@ -359,9 +360,9 @@ def write_folder(
 
 
 def unique_names(paths: Sequence[str | os.PathLike]) -> list[str]:
-    """Names of output files for pictures, numbered where two pictures share one.
+    """Returns output file names for images; duplicates are numbered.
 
-    The figure's own name is taken.
+    `grid` is reserved for the figure.
     """
     names, taken = [], {"grid"}
     for path in paths:
@@ -376,7 +377,7 @@ def unique_names(paths: Sequence[str | os.PathLike]) -> list[str]:
 
 
 def rendered(figure: Figure) -> Image.Image:
-    """A figure's pixels on white, as a GIF has no half-transparent ones."""
+    """Renders a figure on white: GIF has no partial transparency."""
     figure.patch.set(alpha=1, facecolor="white")
     figure.set_dpi(FIGURE_DPI)
     canvas = FigureCanvasAgg(figure)
@@ -385,5 +386,5 @@ def rendered(figure: Figure) -> Image.Image:
 
 
 def save_gif(images: Sequence[Image.Image], path: Path) -> None:
-    """Writes frames of one size that repeat for ever; alike ones stay frames of their own."""
+    """Writes an endlessly looping GIF of frames of one size; Pillow merges identical frames."""
     images[0].save(path, save_all=True, append_images=images[1:], duration=FRAME_MILLISECONDS, loop=0)

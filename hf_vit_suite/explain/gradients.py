@@ -1,4 +1,4 @@
-"""Relevance of patches for a class or text: attention weighted by the gradient of its score."""
+"""Relevance of patches for a class or text: attention weighted by the gradient of the score."""
 
 from collections.abc import Collection, Sequence
 
@@ -20,27 +20,27 @@ def relevance(
     layer: int = 0,
     resize: bool = True,
 ) -> Tensor:
-    """How much each patch adds to a class, or to the match with a text (Chefer et al. 2021, arXiv 2103.15679).
+    """Relevance of each patch for a class, or for the similarity with a text (Chefer et al. 2021, arXiv 2103.15679).
 
-    Attention times its gradient, its positive part averaged over the heads (eq. 5), is gathered into what the class
-    token takes from each patch (eq. 6). Only that token's row is wanted of the product of all layers, so it is
-    multiplied from the left, in the order in which a backward pass meets the layers: one layer's maps exist at a time.
+    The positive part of attention times gradient, averaged over heads (eq. 5), is accumulated over the layers (eq. 6).
+    Only the pooled token's row of the product is needed, so it is multiplied from the left, from the last layer to
+    the first, as the backward pass visits them: only one layer's maps are in memory at a time.
 
     Args:
-        model: A classifier, or a CLIP, with an encoder that `image_encoder` knows; in evaluation mode, under any
-            attention backend. No weight needs a gradient.
+        model: A classifier or CLIP that `image_encoder` supports, in evaluation mode, with any attention backend.
+            Weights may be frozen.
         pixel_values: `[batch, channels, height, width]`, normalised.
-        target: A class for all images or one for each; default what the model predicts.
-        input_ids: For CLIP in place of a class: the text of each image, `[batch, tokens]`.
-        layer: First layer that is gathered, negative ones from the end; default 0, all of them.
-        resize: Whether the maps have the images' resolution, else that of the patch grid.
+        target: One class for all images or one per image; default the predicted class.
+        input_ids: For CLIP instead of a class: the text of each image, `[batch, tokens]`.
+        layer: First layer to accumulate; negative ones count from the end; default 0, all layers.
+        resize: Resize the maps from the patch grid to the images' resolution.
 
     Returns:
-        `[batch, height, width]`, or `[batch, rows, columns]`, not negative. Where the model pools patches or has a
-        distillation token, the mean over the tokens that it reads.
+        `[batch, height, width]`, or on the patch grid `[batch, rows, columns]`, non-negative. If the model pools
+        patches or has a distillation token, the mean over the pooled tokens.
 
     Raises:
-        ValueError: If the model has neither classes nor texts, there is no such class, or the model is not known.
+        ValueError: If the model has neither classes nor texts or is not supported, or the class does not exist.
     """
     encoder = image_encoder(model)
     layers, row = range(encoder.resolve_layer(layer), encoder.depth), None
@@ -65,24 +65,24 @@ def attention_gradient(
     head: int | None = None,
     resize: bool = True,
 ) -> Tensor:
-    """Attention of the tokens that are read, times its gradient's positive part (Barkan et al. 2021, Grad-SAM).
+    """Grad-SAM: attention of the pooled tokens times the positive part of its gradient (Barkan et al. 2021).
 
     Source: arXiv 2204.11073, eq. 2 and 3: the mean over layers and heads.
 
     Args:
         model: As in `relevance`, likewise `pixel_values`, `target` and `input_ids`.
         pixel_values: `[batch, channels, height, width]`.
-        target: Class; default what the model predicts.
-        input_ids: For CLIP in place of a class, `[batch, tokens]`.
+        target: Default the predicted class.
+        input_ids: For CLIP instead of a class, `[batch, tokens]`.
         layer: Default the mean over layers.
         head: Default the mean over heads.
-        resize: Whether the maps have the images' resolution, else that of the patch grid.
+        resize: Resize the maps from the patch grid to the images' resolution.
 
     Returns:
-        `[batch, height, width]`, or `[batch, rows, columns]`, not negative.
+        `[batch, height, width]`, or on the patch grid `[batch, rows, columns]`, non-negative.
 
     Raises:
-        ValueError: As `relevance`, or if layer or head don't exist.
+        ValueError: As in `relevance`, or if layer or head don't exist.
     """
     encoder = image_encoder(model)
     check_heads(encoder.module.config.num_attention_heads, head)
@@ -100,7 +100,7 @@ def attention_gradient(
 
 
 def positive_part(weights: Tensor, gradient: Tensor) -> Tensor:
-    """(A x dA)+ in float32; weights are not negative, so it is also A x dA+."""
+    """(A x dA)+ in float32, equal to A x dA+ because the weights are non-negative."""
     return (weights.float() * gradient.float()).clamp(min=0)
 
 
@@ -113,10 +113,10 @@ def watch_backward(
     target: Target,
     input_ids: Tensor | None,
 ) -> None:
-    """Sends the gradient of each image's score back through its encoder."""
+    """Runs the forward and backward pass of each image's score with `observe` on the layers."""
     encoder.grid(pixel_values)
     with torch.enable_grad(), observed(model, observe, layers, with_gradients=True) as watched:
-        # With a gradient for the images a graph exists even if every weight is frozen.
+        # The images require a gradient so that a graph exists even if every weight is frozen.
         pixel_values = pixel_values.detach().requires_grad_()
         if input_ids is None:
             scores = class_scores(watched, pixel_values, target)
@@ -126,7 +126,7 @@ def watch_backward(
 
 
 def class_scores(model: PreTrainedModel, pixel_values: Tensor, target: Target) -> Tensor:
-    """The logit of each image's class, `[batch]`."""
+    """Logit of each image's target class, `[batch]`."""
     if not has_classes(model):
         raise ValueError(
             f"a {type(model).__name__} has no classes to explain: fine-tune it first, or give a text to a CLIP"
@@ -144,17 +144,17 @@ def class_scores(model: PreTrainedModel, pixel_values: Tensor, target: Target) -
 
 
 def has_classes(model: PreTrainedModel) -> bool:
-    """Whether a model classifies images."""
+    """Whether a model is an image classifier with at least one class."""
     return type(model).__name__.endswith("ForImageClassification") and model.config.num_labels > 0
 
 
 def classify(model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """Logits of images of any size, `[batch, labels]`."""
+    """Returns the logits of images of any size, `[batch, labels]`."""
     return model(pixel_values=pixel_values, **forward_options(model.config)).logits
 
 
 def text_scores(model: PreTrainedModel, pixel_values: Tensor, input_ids: Tensor) -> Tensor:
-    """The cosine of each image and its text, `[batch]`."""
+    """Cosine similarity of each image and its text, `[batch]`."""
     if not hasattr(model, "text_model"):
         raise ValueError(f"a {type(model).__name__} reads no texts: explain a class, or open a CLIP")
     check_targets(input_ids, pixel_values)

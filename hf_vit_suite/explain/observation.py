@@ -1,8 +1,8 @@
-"""Passes each layer's attention weights to an observer and keeps none, for any model on transformers' interface.
+"""Passes each layer's attention weights to an observer without storing them, via transformers' attention interface.
 
-The encoder that is observed is a twin of the model's: it has the same weights and an attention backend of ours.
-Nothing is reloaded, the suite's models and transformers' own are observed alike under any backend, and the model
-itself stays as it is for other threads that call it.
+The observed encoder is a twin of the model's: the same weights, with this module's attention backend. It works for
+the suite's and transformers' own models under any backend, reloads nothing, and leaves the model unchanged for other
+threads that call it.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -20,17 +20,17 @@ from .twins import twin
 
 BACKEND = "hf_vit_suite_observed"
 
-# Weights of a layer `[batch, heads, queries, tokens]` and, in a backward pass, the gradient of the score by them.
+# Called with a layer's weights `[batch, heads, queries, tokens]` and, in a backward pass, their gradient of the score.
 Observer = Callable[[Tensor, Tensor | None], None]
 
 
 class Watch:
-    """Counts the layers of one forward pass.
+    """State of one observed forward pass: counts the layers as they run.
 
     Args:
-        observe: Is given each watched layer's weights.
-        layers: Those that are watched, from 0; the others attend by SDPA.
-        with_gradients: Whether to observe the backward pass, from the last layer to the first, not the forward pass.
+        observe: Called with each observed layer's weights.
+        layers: Observed layers, from 0; the others use SDPA.
+        with_gradients: Observe the backward pass, from the last layer to the first, instead of the forward pass.
     """
 
     def __init__(self, observe: Observer, layers: Collection[int], with_gradients: bool):
@@ -49,7 +49,7 @@ def attention_weights(query: Tensor, key: Tensor, scaling: float) -> Tensor:
 
 
 class ObservedGradient(torch.autograd.Function):
-    """Attention that computes its weights again in the backward pass, so that one layer's exist at a time."""
+    """Attention that recomputes its weights in the backward pass, so only one layer's are in memory at a time."""
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, scaling: float, observe: Observer):
@@ -91,13 +91,13 @@ ALL_ATTENTION_FUNCTIONS.register(BACKEND, observed_attention)
 def observed(
     model: PreTrainedModel, observe: Observer, layers: Collection[int], with_gradients: bool = False
 ) -> Iterator[PreTrainedModel]:
-    """Yields a twin of the model; within the block, these layers pass on their attention weights.
+    """Yields a twin of the model whose observed layers call `observe` with their attention weights.
 
     Args:
-        model: Stays as it is.
+        model: The model; it is not changed.
         observe: Called with a layer's weights and, with gradients, the gradient by them.
-        layers: From 0.
-        with_gradients: Whether to call in the backward pass, which may come after the block, in place of the forward.
+        layers: Observed layers, from 0.
+        with_gradients: Call `observe` in the backward pass, which may run after the block, instead of the forward.
     """
     watched = twin(model)
     image_encoder(watched).module.config._attn_implementation = BACKEND

@@ -13,18 +13,18 @@ GREY = 0.5
 
 @torch.no_grad()
 def reconstruct(model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks images and paints the masked patches; the others keep their own pixels.
+    """Masks images and fills the masked patches with predictions; visible patches keep their pixels.
 
-    A model trained on normalised pixels predicts contrast without colour: mean and standard deviation of each patch
-    are then the image's own.
+    A model with `norm_pix_loss` predicts normalised patches: they are denormalised with each patch's true mean and
+    standard deviation.
 
     Args:
         model: In evaluation mode.
-        pixel_values: `[batch, channels, height, width]`, normalised; sides are multiples of the patch.
-        noise: `[batch, patches]`; the patches of the smallest values stay visible.
+        pixel_values: `[batch, channels, height, width]`, normalised; sides are multiples of the patch size.
+        noise: `[batch, patches]`; the patches with the smallest values stay visible.
 
     Returns:
-        The images with masked patches painted, and 1 at masked pixels and 0 at others, both
+        The images with predicted masked patches, and the mask (1 at masked pixels, 0 at others), both
         `[batch, channels, height, width]`.
     """
     patch_size = model.config.patch_size
@@ -43,7 +43,7 @@ def reconstruct(model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tens
 def visible_and_painted(
     model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tensor, image_processor
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Images with masked patches grey and with them painted, `[batch, height, width, 3]`, and the masked fraction.
+    """Images with masked patches grey and with them predicted, `[batch, height, width, 3]`, and the masked fraction.
 
     The arguments are those of `reconstruction_figure`.
     """
@@ -56,13 +56,13 @@ def visible_and_painted(
 def reconstruction_figure(
     model: SuiteMAEForPreTraining, pixel_values: Tensor, noise: Tensor, image_processor
 ) -> Figure:
-    """One row an image: the image as the model sees it, what is left of it, and the reconstruction.
+    """One row per image: the model input, its visible patches, and the reconstruction.
 
     Args:
         model: In evaluation mode.
         pixel_values: `[batch, channels, height, width]`, normalised, on the model's device.
         noise: `[batch, patches]`, as in `reconstruct`.
-        image_processor: The processor whose normalisation is undone.
+        image_processor: Source of the mean and standard deviation for denormalisation.
 
     Returns:
         A matplotlib figure with a transparent background.

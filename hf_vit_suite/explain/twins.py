@@ -1,4 +1,4 @@
-"""A second model over the weights of a first, so that one call can change it while other threads use the first."""
+"""A copy of a model that shares its tensors, so that one call can modify it while other threads use the original."""
 
 import copy
 import functools
@@ -8,23 +8,23 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-# What every module has: its tensors and hooks, in dictionaries and sets that a twin needs for itself.
+# Attributes of every nn.Module: dictionaries and sets of tensors and hooks, copied shallowly for a twin.
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-# Old objects by `id` -> new ones; `copy.deepcopy` reads and writes it too.
+# `id` of an original -> its twin; also used as the memo of `copy.deepcopy`.
 Memo = dict[int, Any]
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A model with the same tensors, whose modules, configs and hook dictionaries are its own.
+    """Copies the modules, configs and hook dictionaries of a model; the tensors are shared.
 
-    Hooks or another attention backend that are set on the twin for one call don't reach the model. Everything else
-    that hangs on a module, such as a lock or the owner of a hook, is shared: it may not be copyable.
+    Hooks or an attention backend set on the twin don't affect the model. All other attributes of a module, such as a
+    lock or the owner of a hook, are shared because they may not be copyable.
     """
     return twin_module(model, {})
 
 
 def twin_module(module: nn.Module, memo: Memo) -> nn.Module:
-    """A module of the same class and tensors, with twins of its submodules."""
+    """Builds a module of the same class and tensors, with twins of its submodules."""
     module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper would run the graph of the original
     if id(module) in memo:
         return memo[id(module)]
@@ -38,8 +38,8 @@ def twin_module(module: nn.Module, memo: Memo) -> nn.Module:
             value = twin_of(value, memo)
         copied.__dict__[name] = value
     copied.__dict__["_compiled_call_impl"] = None
-    # A forward that was set on the module wraps the original's, whose attention nobody observes. Accelerate's is kept:
-    # it moves weights and inputs between devices, and gets the module as an argument.
+    # A forward set on the instance wraps the original's, whose attention is not observed: drop it. Keep Accelerate's:
+    # it moves weights and inputs between devices, and takes the module as an argument.
     if "_hf_hook" in vars(module) and isinstance(vars(module).get("forward"), functools.partial):
         copied.__dict__["_old_forward"] = MethodType(type(module).forward, copied)
     else:
@@ -48,7 +48,7 @@ def twin_module(module: nn.Module, memo: Memo) -> nn.Module:
 
 
 def twin_of(value: Any, memo: Memo) -> Any:
-    """An attribute of a module as its twin has it: another object only where it leads to modules or configs."""
+    """Returns the twin's value of an attribute: a new object only if it refers to modules or configs."""
     if id(value) in memo:
         return memo[id(value)]
     if isinstance(value, nn.Module):
@@ -68,16 +68,16 @@ def twin_of(value: Any, memo: Memo) -> Any:
 
 
 def twin_of_holder(value: Any, memo: Memo) -> Any:
-    """A plain object with twins of the modules and configs among its attributes; any other object as it is."""
+    """Copies an object whose attributes include modules or configs, with their twins; returns others unchanged."""
     attributes = {} if isinstance(value, type) else getattr(value, "__dict__", {})
     held = {name: item for name, item in attributes.items() if leads_on(item)}
     if held:
-        copied = memo[id(value)] = copy.copy(value)  # such as the config of MAE's decoder, which several layers share
+        copied = memo[id(value)] = copy.copy(value)  # such as MAE's decoder config, shared by several layers
         vars(copied).update({name: twin_of(item, memo) for name, item in held.items()})
         return copied
     return value
 
 
 def leads_on(value: Any) -> bool:
-    """Whether a twin needs its own."""
+    """Whether a value is a module or config, which a twin needs its own copy of."""
     return isinstance(value, (nn.Module, PretrainedConfig))

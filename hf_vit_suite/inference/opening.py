@@ -10,13 +10,13 @@ from ..output import Result
 
 
 def checkpoint_name(model: str | os.PathLike | Result) -> str:
-    """The folder or Hub name of a checkpoint, or the folder that a call of the Python API left.
+    """The folder or Hub name of a checkpoint, or of the model in a result of the Python API.
 
     Raises:
         ValueError: If it is something else, such as a model without its image processor.
     """
     if isinstance(model, Result):
-        return str(model.output_dir)
+        return model.checkpoint
     if not isinstance(model, str | os.PathLike):
         raise ValueError(
             f"model must be a folder, a Hub name or a result, got a {type(model).__name__}: save it first"

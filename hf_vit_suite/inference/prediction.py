@@ -27,7 +27,7 @@ BATCH_SIZE = 16
 
 def predict(
     model: str | os.PathLike | Result,
-    images: Sequence[str | os.PathLike | Image.Image],
+    images: str | os.PathLike | Image.Image | Sequence[str | os.PathLike | Image.Image],
     *,
     top_k: int = 5,
     labels: str | Sequence[str] | None = None,
@@ -37,7 +37,7 @@ def predict(
 
     Args:
         model: Folder or Hub name of a classifier, or with `labels` of a CLIP; or the result of `finetune`.
-        images: Image files or PIL images.
+        images: Image files or PIL images, or a single one.
         top_k: Labels per image, at most as many as there are.
         labels: Zero-shot labels for a CLIP: a list, or names with commas between.
         template: Text in which `{}` is such a label.
@@ -48,15 +48,20 @@ def predict(
         and `"value"` is added.
 
     Raises:
-        ValueError: If the model can't be opened, has labels of its own and is given others, or needs some.
+        ValueError: If the model can't be opened, has labels of its own and is given others, or needs some, or if
+            `top_k` is below 1.
     """
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if isinstance(images, str | os.PathLike | Image.Image):
+        images = [images]
     name = checkpoint_name(model)
     names = split_names(labels) if isinstance(labels, str) else labels
     classifier = own_labels(name) if names is None else zero_shot_classifier(name, names, template)
     predictions: list[dict] = []
     readable: dict[int, Image.Image] = {}
     for number, image in enumerate(images):
-        predictions.append({"image": number if isinstance(image, Image.Image) else str(image)})
+        predictions.append({"image": str(image) if isinstance(image, str | os.PathLike) else number})
         try:
             readable[number] = decode_image(image)
         except ImageDecodingError as error:

@@ -35,7 +35,7 @@ def prompt_templates(given: Sequence[str]) -> list[str]:
     """The given templates, or the paper's 80 for `imagenet`.
 
     Raises:
-        ValueError: If a template has no `{}`, or open_clip, which holds the paper's templates, is not installed.
+        ValueError: If there is no template, one has no `{}`, or open_clip, which holds the paper's, is not installed.
     """
     if list(given) == [PAPER_TEMPLATES]:
         try:
@@ -45,6 +45,8 @@ def prompt_templates(given: Sequence[str]) -> list[str]:
                 "--templates imagenet needs the package open_clip, which has the paper's: pip install open_clip_torch"
             ) from error
         return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+    if not given:
+        raise ValueError("give at least one template, such as 'a photo of a {}.'")
     if bare := [template for template in given if "{}" not in template]:
         raise ValueError(f"a template needs {{}} where the label's name goes, got {bare[0]!r}")
     return list(given)

@@ -24,8 +24,8 @@ def prepare_output_dir(arguments: SuiteTrainingArguments, last_written: str = TR
         ValueError: If the folder holds another model, or there is no checkpoint to resume from.
     """
     folder = Path(arguments.output_dir)
-    if arguments.resume_from_checkpoint is not None:
-        return checkpoint_to_resume(arguments.resume_from_checkpoint, folder, last_written)
+    if arguments.resume_from_checkpoint:
+        return checkpoint_to_resume(str(arguments.resume_from_checkpoint), folder, last_written)
     if not arguments.should_save:
         return None
     old = [path for path in (folder / "config.json", *checkpoints(folder)) if path.exists()]

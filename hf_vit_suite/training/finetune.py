@@ -116,7 +116,7 @@ class FinetuneTrainingArguments(SuiteTrainingArguments):
         self.load_best_model_at_end = bool(self.load_best_model_at_end)
         super().__post_init__()
         if is_derived:
-            self.load_best_model_at_end = self.evaluates_each_checkpoint
+            self.load_best_model_at_end = self.metric_for_best_model is not None and self.evaluates_each_checkpoint
 
     @property
     def evaluates_each_checkpoint(self) -> bool:
@@ -304,6 +304,8 @@ def callbacks(run: Run) -> list[TrainerCallback]:
         ValueError: If no checkpoint is the best one.
     """
     patience = run.arguments.method.early_stopping_patience
+    if patience < 0:
+        raise ValueError(f"--early_stopping_patience must be at least 0, got {patience}")
     if not patience:
         return []
     if not run.arguments.training.load_best_model_at_end:

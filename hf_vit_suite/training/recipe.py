@@ -167,7 +167,7 @@ def train_recipe(recipe: Recipe, arguments: RunArguments) -> Result:
         if training.push_to_hub:
             run.trainer.push_to_hub()
     model, metrics, output_dir = run.trainer.model.eval(), report["metrics"], Path(training.output_dir)
-    return Result(model, run.processor, metrics, output_dir, report, recipe.summary(report))
+    return Result(model, run.processor, metrics, output_dir, str(output_dir), report, recipe.summary(report))
 
 
 def build_trainer(recipe: Recipe, run: Run) -> SuiteTrainer:

@@ -85,13 +85,20 @@ def test_data_sets_splits_and_streams_are_taken_as_they_are():
     }  # fmt: skip
     assert dataset_name(splits) == "DatasetDict (train: Dataset of 12 rows, test: Dataset of 4 rows)"
     stream = whole.to_iterable_dataset()
-    with pytest.raises(ValueError, match="the train split is an IterableDataset: give streaming=True"):
+    with pytest.raises(ValueError, match="the train split is an IterableDataset: give streaming=True, or a Dataset"):
         load_unlabelled(stream)
     assert len(list(load_unlabelled(stream, streaming=True).rows)) == 12
     assert len(list(load_unlabelled(whole, streaming=True).rows)) == 12
     captioned = Dataset.from_dict(columns | {"text": [["a cat"], ["a dog"]] * 6})
     captioned = captioned.cast_column("image", datasets.Image())
     assert load_captioned_images(captioned).rows["text"][:2] == [["a cat"], ["a dog"]]
+
+
+def test_splits_that_number_their_classes_differently_are_refused():
+    train = Pairs([(image, number % 3) for number, image in enumerate(images(12))], ["cat", "dog", "owl"])
+    test = Pairs([(image, number % 2) for number, image in enumerate(images(4))], ["dog", "owl"])
+    with pytest.raises(ValueError, match=r"splits train and test have different classes in label: .* cat, dog, owl"):
+        load_image_dataset({"train": train, "test": test})
 
 
 @pytest.mark.parametrize(

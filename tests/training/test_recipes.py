@@ -195,6 +195,9 @@ def test_call_trains_as_the_command_does_and_the_card_shows_the_call(
     assert b"hf_secret" not in saved
     assert "HF_TOKEN" not in os.environ
     assert {name: os.environ[name] for name in environment} == environment
+    quick["max_steps"] = 4
+    resumed = call(recipe, dataset=data, output_dir=tmp_path / "call", resume_from_checkpoint=True, **quick)
+    assert resumed.report["steps"] == 4
 
 
 @every_recipe
