@@ -343,9 +343,7 @@ def of_type(*model_types: str, head: str | None = None) -> Callable[[Evidence], 
     """Returns a function that recognises folders of these model types, with `head` or without any head."""
 
     def recognises(evidence: Evidence) -> bool:
-        has_head = any(
-            evidence.has(f"{name}.weight") for name in ("classifier", "cls_classifier", "decoder.decoder_embed")
-        )
+        has_head = any(evidence.has(f"{name}.weight") for name in HEADS)
         return evidence.settings.get("model_type") in model_types and (
             evidence.has(f"{head}.weight") if head else not has_head
         )

@@ -219,7 +219,7 @@ def check_labels(labels: dict[str, list], declared: set, name_of: dict, source: 
     for split, values in labels.items():
         if not values and split != "train":
             raise ValueError(
-                f"--dataset {source}: the {split} split has no readable image: remove it or mend its files"
+                f"--dataset {source}: the {split} split has no readable image: remove it or repair its files"
             )
         bare = [row for row, value in enumerate(values) if value in (None, UNLABELLED) and value not in name_of]
         if bare:
@@ -230,7 +230,7 @@ def check_labels(labels: dict[str, list], declared: set, name_of: dict, source: 
         raise ValueError(f"--dataset {source} has {len(used)} class ({', '.join(used)}), at least 2 are needed")
     if lost := [name for value, name in name_of.items() if value in declared - present]:
         raise ValueError(
-            f"--dataset {source}: class {lost[0]} has no readable training image: remove it or mend its files"
+            f"--dataset {source}: class {lost[0]} has no readable training image: remove it or repair its files"
         )
     for split, values in labels.items():
         if unknown := sorted(str(name_of.get(value, value)) for value in set(values) - present):

@@ -105,7 +105,7 @@ def rollout(
     layer: int = -1,
     resize: bool = True,
 ) -> Tensor:
-    """Attention rollout: the product of the layers' attention, each averaged with the identity for the residual.
+    """Attention rollout: the product of the layers' attention, each plus the identity, with rows normalised.
 
     Source: Abnar and Zuidema 2020, arXiv 2005.00928, section 3, eq. 1. Memory: one `[tokens, tokens]` product per
     image; the heads of earlier layers are not stored.

@@ -113,9 +113,7 @@ def image_encoder(model: PreTrainedModel) -> ImageEncoder:
         blocks, norm = BLOCKS_AND_NORMS[config.model_type]
     else:
         known = ", ".join(BLOCKS_AND_NORMS)
-        raise ValueError(
-            f"explanations know the suite's models of patches and transformers' {known}, not {config.model_type}"
-        )
+        raise ValueError(f"explanations support the suite's models and transformers' {known}, not {config.model_type}")
     return ImageEncoder(module, module.get_submodule(blocks), module.get_submodule(norm), count_prefix_tokens(config))
 
 

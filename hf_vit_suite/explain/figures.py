@@ -27,7 +27,7 @@ TITLE_WIDTH = 26
 TEXT_COLOUR = "#808080"
 COLOURS = "viridis"  # perceptually uniform
 OPACITY = 0.75
-# Brightness of the pixels outside a mask, as a fraction.
+# Brightness factor of the pixels outside a mask.
 DIMMED = 0.2
 
 

@@ -319,7 +319,7 @@ class Sheet:
         if path.suffix == ".npy":
             arrays = [self.array(number, frames[0][1]) for number in range(len(self.pictures))]
             if len({array.shape for array in arrays}) > 1:
-                raise ValueError("pictures of several sizes don't fit into one .npy: give a folder, without suffix")
+                raise ValueError("images of different sizes don't fit into one .npy: give a folder, without suffix")
             np.save(path, np.stack(arrays))
         elif path.suffix == ".gif":
             save_gif([rendered(self.figure(panels, name)) for name, panels in frames], path)

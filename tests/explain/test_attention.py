@@ -122,5 +122,5 @@ def test_wrong_options_are_refused(explain, message: str):
 
 def test_model_without_known_tokens_is_refused():
     model = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
-    with pytest.raises(ValueError, match=r"models of patches and transformers' vit, .* not resnet"):
+    with pytest.raises(ValueError, match=r"suite's models and transformers' vit, .* not resnet"):
         class_token_attention(model, torch.zeros(1, 3, 32, 32))

@@ -242,13 +242,6 @@ def test_trained_model_goes_on_with_other_loss_and_patch_dropout(captioned: Path
     assert same.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
 
 
-def test_recipe_is_the_papers():
-    arguments = CLIPTrainingArguments(output_dir="unused", report_to="none")
-    assert arguments.learning_rate == 5e-4
-    assert (arguments.adam_beta1, arguments.adam_beta2, arguments.adam_epsilon) == (0.9, 0.98, 1e-6)
-    assert (arguments.weight_decay, arguments.num_train_epochs) == (0.2, 32)
-
-
 def test_digits_have_defaults_that_the_command_line_wins_over():
     given = {"dataset": "digits", "model": None, "preset": None, "tokenizer": None, "image_tower": None}
     assert job_defaults(given)["train_tokenizer"]
