@@ -20,7 +20,7 @@ from .twins import twin
 
 BACKEND = "hf_vit_suite_observed"
 
-# Called with a layer's weights `[batch, heads, queries, tokens]` and, in a backward pass, their gradient of the score.
+# Takes a layer's weights `[batch, heads, queries, tokens]` and, in a backward pass, the score's gradient by them.
 Observer = Callable[[Tensor, Tensor | None], None]
 
 
