@@ -2,11 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-import datasets
 import torch
 from datasets import Dataset, Features, IterableDataset, List, Value
 from PIL import Image
@@ -14,23 +13,23 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from .columns import UNDECODED
 from .decoding import decode_image, file_bytes
-from .folders import is_image, visible_files
+from .layout import counted
 from .loading import (
-    IMAGE_COLUMNS,
-    MOST_NAMED,
-    UNDECODED,
     IsReadable,
     LabelledImages,
     drop_unreadable,
-    select_columns,
+    parse_split_names,
+    refuse_or_name,
 )
 from .objects import Source, dataset_name
-from .sources import find_column, local_path, open_source, standard_splits
+from .reading import Reading, describe_reading
+from .request import Request
+from .sources import open_source
 
 logger = logging.getLogger(__name__)
 
-TEXT_COLUMNS = ("text", "caption", "captions", "txt", "sentences", "json.caption", "json.text", "json.captions")
 CAPTIONED = Features({"image": UNDECODED, "text": List(Value("string"))})
 TEXTS_AT_A_TIME = 1000
 
@@ -43,10 +42,12 @@ class CaptionedImages:
         rows: Rows with the columns `image` (undecoded) and `text`, a list of non-empty captions.
         skipped: `file: reason` for each image that is unreadable or has no caption; empty for streams, which skip
             while reading.
+        reading: What was understood of the source.
     """
 
     rows: Dataset | IterableDataset
     skipped: list[str]
+    reading: Reading = field(default_factory=Reading)
 
 
 def load_captioned_images(
@@ -55,6 +56,8 @@ def load_captioned_images(
     split: str = "train",
     image_column: str | None = None,
     text_column: str | None = None,
+    layout: str | None = None,
+    split_names: Sequence[str] | Mapping[str, str] | None = None,
     streaming: bool = False,
     strict_images: bool = False,
     one_row_an_image: bool = True,
@@ -62,11 +65,14 @@ def load_captioned_images(
     """Loads one split of images with captions.
 
     Args:
-        source: A folder of images with a metadata file (metadata.csv, .jsonl or .parquet with the columns `file_name`
-            and `text`), a parquet or webdataset (`.tar`) file, folder or glob, or the name of a Hub data set.
+        source: A folder of images with a metadata file (metadata.csv, .tsv, .jsonl or .parquet with the columns
+            `file_name` and `text`), such a table, a parquet or webdataset (`.tar`) file, folder or glob, the name of a
+            Hub data set, or a data set object.
         split: `train`, `validation` or `test`; a source without splits is `train`.
-        image_column: Column of the images; default the column of image type, else one with a usual name.
+        image_column: Column of the images, or of their file names in a table; default found by type and name.
         text_column: Column of the captions, a string or a list of strings per row; default one with a usual name.
+        layout: How a folder is read where that is not clear: `metadata`, `parquet` or `webdataset`.
+        split_names: As in `load_image_dataset`.
         streaming: Read rows on demand.
         strict_images: Raise an error on unreadable images and on images without a caption instead of skipping them.
         one_row_an_image: Merge rows of the same image into one row with all its captions; COCO and Flickr30k often
@@ -77,24 +83,26 @@ def load_captioned_images(
             or, with `strict_images`, an image is unreadable or has no caption.
         FileNotFoundError: If a path does not exist.
     """
-    source, opened = dataset_name(source), open_source(source, streaming, needs="captions")
-    loaded = standard_splits(opened, source)
-    if split not in loaded:
-        raise ValueError(f"--dataset {source} has no {split} split, it has {', '.join(loaded)}")
-    data = loaded[split]
-    image_column = find_column(data, image_column, "image", datasets.Image, IMAGE_COLUMNS, source)
-    text_column = find_column(data, text_column, "text", None, TEXT_COLUMNS, source)
-    rows = select_columns(data, {"image": image_column, "text": text_column})
+    name = dataset_name(source)
+    names = parse_split_names(split_names)
+    opened = open_source(source, Request(name, "captions", streaming, layout, names, image_column, text_column))
+    if split not in opened.splits:
+        raise ValueError(f"--dataset {name} has no {split} split, it has {', '.join(opened.splits)}")
+    rows = opened.splits[split]
     if streaming:
+        reading = describe_reading(name, {split: rows}, opened.layout, opened.ignored)
         rows = rows.filter(IsReadable(strict_images), input_columns="image")
         rows = rows.map(clean_captions, input_columns="text", features=CAPTIONED)
-        return CaptionedImages(rows.filter(bool, input_columns="text"), [])
+        return CaptionedImages(rows.filter(bool, input_columns="text"), [], reading)
     rows = rows.map(clean_captions, input_columns="text", desc="captions").cast(CAPTIONED)
-    readable, skipped = drop_unreadable({split: rows}, strict_images, source)
-    described, bare = drop_bare(readable[split], undescribed_images(source, loaded), strict_images, source)
+    readable, skipped = drop_unreadable({split: rows}, strict_images, name)
+    described, bare = drop_bare(readable[split], opened.undescribed, strict_images, name)
     if not len(described):
-        raise ValueError(f"--dataset {source} has no readable image with a caption in its {split} split")
-    return CaptionedImages(gather_captions(described) if one_row_an_image else described, skipped + bare)
+        raise ValueError(f"--dataset {name} has no readable image with a caption in its {split} split")
+    captioned = gather_captions(described) if one_row_an_image else described
+    number = counted(sum(map(len, captioned["text"][:])), "caption")
+    reading = describe_reading(name, {split: captioned}, opened.layout, opened.ignored, number)
+    return CaptionedImages(captioned, skipped + bare, reading)
 
 
 def gather_captions(rows: Dataset) -> Dataset:
@@ -123,30 +131,14 @@ def clean_captions(text: str | bytes | Sequence[str | bytes] | None) -> dict[str
     return {"text": [caption.strip() for caption in decoded if caption and caption.strip()]}
 
 
-def undescribed_images(source: str, loaded: dict[str, Dataset]) -> list[str]:
-    """Lists images of a folder without a metadata row, which `datasets` omits silently."""
-    folder = local_path(source)
-    images = {str(path) for path in visible_files(folder) if is_image(path)} if folder.is_dir() else set()
-    if not images:
-        return []
-    for data in loaded.values():
-        column = find_column(data, None, "image", datasets.Image, IMAGE_COLUMNS, source)
-        images -= {image["path"] for image in data.cast_column(column, UNDECODED)[column]}
-    return sorted(images)
-
-
 def drop_bare(rows: Dataset, undescribed: list[str], strict: bool, source: str) -> tuple[Dataset, list[str]]:
     """Drops rows without a caption; reports them together with the `undescribed` images."""
     counts = [len(captions) for captions in rows["text"][:]]
     bare = [rows[number]["image"].get("path") or f"row {number}" for number, count in enumerate(counts) if not count]
-    names = [f"{name} has no caption" for name in bare + undescribed]
-    if not names:
+    lines = refuse_or_name([*bare, *undescribed], "has no caption", strict, source)
+    if not lines:
         return rows, []
-    named = "; ".join(names[:MOST_NAMED]) + ("; ..." if len(names) > MOST_NAMED else "")
-    if strict:
-        raise ValueError(f"--dataset {source}: {len(names)} images without a caption: {named}")
-    logger.warning("skipped %d images without a caption: %s", len(names), named)
-    return rows.select([number for number, count in enumerate(counts) if count]), names
+    return rows.select([number for number, count in enumerate(counts) if count]), lines
 
 
 def captions_of_labels(
@@ -163,7 +155,9 @@ def captions_of_labels(
     captions = [[template.replace("{}", name) for template in templates] for name in names]
     rows = data.splits[split]
     texts = [captions[label] for label in rows["label"][:]]
-    return CaptionedImages(rows.remove_columns("label").add_column("text", texts).cast(CAPTIONED), data.skipped)
+    return CaptionedImages(
+        rows.remove_columns("label").add_column("text", texts).cast(CAPTIONED), data.skipped, data.reading
+    )
 
 
 def count_cut_captions(rows: Dataset, tokenizer: PreTrainedTokenizerBase, most_tokens: int) -> int:

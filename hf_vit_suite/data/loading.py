@@ -1,24 +1,25 @@
 """Loads images from any source as `datasets` splits with the columns `image` and, if requested, `label`."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
+from datasets import ClassLabel, Dataset, IterableDataset
 
 from .decoding import ImageDecodingError, decode_image
+from .labels import MULTI, REGRESSION, SINGLE, number_labels
+from .layout import counted
 from .objects import Source, dataset_name
-from .sources import find_column, open_source, standard_splits
+from .reading import Reading, describe_reading
+from .request import Opened, Request
+from .sources import open_source
 from .streaming import image_number
 
 logger = logging.getLogger(__name__)
 
-LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label", "target", "json.label", "json.cls")
-IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
-UNDECODED = datasets.Image(decode=False)
-UNLABELLED = -1  # the label of Hub data sets with secret test labels
 MOST_NAMED = 5
+PROBLEM_TYPES = (SINGLE, MULTI, REGRESSION)
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,17 @@ class LabelledImages:
         label_names: Label names, indexed by label number.
         skipped: `file: reason` for each unreadable image; empty for streams, which skip while reading.
         source: Name of the data set.
+        problem_type: As in transformers' configs: `single_label_classification`, `multi_label_classification` (labels
+            are then lists of 0.0 and 1.0, one per label name) or `regression` (lists of numbers, one per label name).
+        reading: What was understood of the source.
     """
 
     splits: dict[str, Dataset | IterableDataset]
     label_names: list[str]
     skipped: list[str]
     source: str
+    problem_type: str = SINGLE
+    reading: Reading = field(default_factory=Reading)
 
 
 def load_image_dataset(
@@ -43,6 +49,9 @@ def load_image_dataset(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    problem_type: str | None = None,
+    layout: str | None = None,
+    split_names: Sequence[str] | Mapping[str, str] | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
     seed: int = 0,
@@ -53,52 +62,87 @@ def load_image_dataset(
 
     Args:
         source: `digits` (scikit-learn's, offline), a folder with one subfolder per class (optionally inside `train`,
-            `validation` and `test` folders), a parquet or webdataset (`.tar`) file, folder or glob (a word in each
-            file's path names its split), a folder of MNIST's IDX files, a Hub data set's name, or a data set object.
-        image_column: Column of the images; default the column of image type, else one with a usual name.
-        label_column: Column of the labels; default the column of class type, else one with a usual name.
+            `validation` and `test` folders), a folder of images with metadata.csv (.tsv, .jsonl, .parquet), such a
+            table, a parquet or webdataset (`.tar`) file, folder or glob (a word in each file's path names its split),
+            a folder of MNIST's IDX files, a Hub data set's name, or a data set object.
+        image_column: Column of the images, or of their file names in a table; default found by type and name.
+        label_column: Column of the labels, or several with commas between; default found by type and name.
+        problem_type: As in transformers' configs; default found from the labels: lists are several labels an image.
+        layout: How a folder is read where that is not clear: one of `class_folders` (the first folder is the class),
+            `leaf_folders` (the path of folders is), `metadata`, `parquet`, `webdataset`, `idx`.
+        split_names: The source's name of each split, such as `["train=Train", "test=Holdout"]` or a mapping; default
+            the usual names.
         validation_fraction: Fraction of the training images for the validation split, if the source has none.
         test_fraction: Fraction of the training images for the test split, if the source has none.
         seed: Random seed of the split.
         streaming: Read rows on demand. The source must then declare its label names. Missing splits are selected from
             train by a hash of each image: their sizes only approximate the fractions, and the seed has no effect.
-        strict_images: Raise an error on unreadable images instead of skipping them.
+        strict_images: Raise an error on unreadable images, and on images that a table leaves without a label, instead
+            of skipping them.
 
     Returns:
         The splits. Every class keeps at least one training image; declared but unused label names are kept.
 
     Raises:
-        ValueError: If the source is empty, columns or labels can't be found or disagree, or, with `strict_images`, an
-            image is unreadable.
+        ValueError: If the source is empty or can be read in several ways, columns or labels can't be found or
+            disagree, or, with `strict_images`, an image is unreadable.
         FileNotFoundError: If a path does not exist.
     """
     for name, fraction in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
         if not 0 < fraction < 0.5:
             raise ValueError(f"{name} must be above 0 and below 0.5, got {fraction}")
-    source, opened = dataset_name(source), open_source(source, streaming)
-    loaded = standard_splits(opened, source)
-    any_split = next(iter(loaded.values()))
-    image_column = find_column(any_split, image_column, "image", datasets.Image, IMAGE_COLUMNS, source)
-    label_column = find_column(any_split, label_column, "label", ClassLabel, LABEL_COLUMNS, source)
-    wanted = {"image": image_column, "label": label_column}
-    columns = {split: select_columns(data, wanted) for split, data in loaded.items()}
+    if problem_type is not None and problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type}")
+    name = dataset_name(source)
+    request = Request(name, "labels", streaming, layout, parse_split_names(split_names), image_column, label_column)
+    opened = open_source(source, request)
     if streaming:
-        return stream(columns, source, strict_images, {"validation": validation_fraction, "test": test_fraction})
-
-    readable, skipped = drop_unreadable(columns, strict_images, source)
-    numbered, label_names = number_labels(readable, columns, source)
+        fractions = {"validation": validation_fraction, "test": test_fraction}
+        return stream(opened, name, strict_images, fractions, problem_type)
+    readable, skipped = drop_unreadable(opened.splits, strict_images, name)
+    skipped += refuse_or_name(opened.undescribed, "has no label", strict_images, name)
+    numbered = number_labels(readable, opened.splits, name, problem_type, opened.columns)
+    splits = numbered.splits
+    what = counted(len(numbered.names), {SINGLE: "class", MULTI: "label", REGRESSION: "target"}[numbered.problem_type])
+    reading = describe_reading(name, splits, opened.layout, opened.ignored, what)
     for split, fraction in (("test", test_fraction), ("validation", validation_fraction)):
-        if split not in numbered:
-            numbered["train"], numbered[split] = split_off(numbered["train"], fraction, seed)
-    return LabelledImages(numbered, label_names, skipped, source)
+        if split not in splits:
+            splits["train"], splits[split] = split_off(splits["train"], fraction, seed)
+    return LabelledImages(splits, numbered.names, skipped, name, numbered.problem_type, reading)
 
 
-def select_columns(data: Dataset | IterableDataset, wanted: dict[str, str]) -> Dataset | IterableDataset:
-    """Keeps the columns of `wanted` (new name -> old name), renamed; images stay undecoded."""
-    data = data.select_columns(list(wanted.values()))
-    renames = {old: new for new, old in wanted.items() if old != new}
-    data = data.rename_columns(renames) if renames else data
-    return data.cast_column("image", UNDECODED)
+def parse_split_names(names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Reads `["train=Train", "test=Holdout"]`.
+
+    Raises:
+        ValueError: If a part is no split and name.
+    """
+    if names is None:
+        return {}
+    pairs = names.items() if isinstance(names, Mapping) else (name.partition("=")[::2] for name in names)
+    found = dict(pairs)
+    for split, name in found.items():
+        if split not in ("train", "validation", "test") or not name:
+            raise ValueError(f"--split_names must be train=NAME, validation=NAME, test=NAME, got {split}={name}")
+    if found and "train" not in found:
+        raise ValueError("--split_names must name the train split, such as train=NAME")
+    return found
+
+
+def refuse_or_name(images: Sequence[str], lack: str, strict: bool, source: str) -> list[str]:
+    """Returns a line for each image that lacks something, and logs them together.
+
+    Raises:
+        ValueError: With `strict`, if there is one.
+    """
+    lines = [f"{image} {lack}" for image in images]
+    if lines:
+        summary = "; ".join(lines[:MOST_NAMED]) + ("; ..." if len(lines) > MOST_NAMED else "")
+        without = lack.replace("has no", "without a")
+        if strict:
+            raise ValueError(f"--dataset {source}: {len(lines)} images {without}: {summary}")
+        logger.warning("skipped %d images %s: %s", len(lines), without, summary)
+    return lines
 
 
 @dataclass(frozen=True)
@@ -108,39 +152,52 @@ class UnlabelledImages:
     Args:
         rows: Training images in one column `image` (undecoded).
         skipped: `file: reason` for each unreadable image; empty for streams, which skip while reading.
+        reading: What was understood of the source.
     """
 
     rows: Dataset | IterableDataset
     skipped: list[str]
+    reading: Reading = field(default_factory=Reading)
 
 
 def load_unlabelled_images(
-    source: Source, *, image_column: str | None = None, streaming: bool = False, strict_images: bool = False
+    source: Source,
+    *,
+    image_column: str | None = None,
+    layout: str | None = None,
+    split_names: Sequence[str] | Mapping[str, str] | None = None,
+    streaming: bool = False,
+    strict_images: bool = False,
 ) -> UnlabelledImages:
     """Loads a source's training images, labelled or not.
 
     Args:
         source: As in `load_image_dataset`, or any folder with images at any depth. If the source has a `train` split
             or folder, only that is read, which excludes test images.
-        image_column: Column of the images; default the column of image type, else one with a usual name.
+        image_column: Column of the images; default found by type and name.
+        layout: How a folder is read where that is not clear: `images` (all images below), `parquet`, `webdataset` or
+            `idx`.
+        split_names: As in `load_image_dataset`; of these train is read.
         streaming: Read rows on demand.
         strict_images: Raise an error on unreadable images instead of skipping them.
 
     Raises:
-        ValueError: If the source is empty, the column can't be found, no image is readable, or, with `strict_images`,
-            an image is unreadable.
+        ValueError: If the source is empty or can be read in several ways, the column can't be found, no image is
+            readable, or, with `strict_images`, an image is unreadable.
         FileNotFoundError: If a path does not exist.
     """
-    source, opened = dataset_name(source), open_source(source, streaming, needs=None)
-    loaded = standard_splits(opened, source)
-    column = find_column(loaded["train"], image_column, "image", datasets.Image, IMAGE_COLUMNS, source)
-    rows = select_columns(loaded["train"], {"image": column})
+    name = dataset_name(source)
+    request = Request(name, None, streaming, layout, parse_split_names(split_names), image_column)
+    opened = open_source(source, request)
+    rows = {"train": opened.splits["train"]}
     if streaming:
-        return UnlabelledImages(rows.filter(IsReadable(strict_images), input_columns="image"), [])
-    readable, skipped = drop_unreadable({"train": rows}, strict_images, source)
+        reading = describe_reading(name, rows, opened.layout, opened.ignored)
+        return UnlabelledImages(rows["train"].filter(IsReadable(strict_images), input_columns="image"), [], reading)
+    readable, skipped = drop_unreadable(rows, strict_images, name)
     if not len(readable["train"]):
-        raise ValueError(f"--dataset {source} has no readable image")
-    return UnlabelledImages(readable["train"], skipped)
+        raise ValueError(f"--dataset {name} has no readable image")
+    reading = describe_reading(name, readable, opened.layout, opened.ignored)
+    return UnlabelledImages(readable["train"], skipped, reading)
 
 
 def find_problem(image: dict | None) -> dict[str, str]:
@@ -173,76 +230,13 @@ def drop_unreadable(splits: dict[str, Dataset], strict: bool, source: str) -> tu
     return readable, skipped
 
 
-def number_labels(
-    readable: dict[str, Dataset], complete: dict[str, Dataset], source: str
-) -> tuple[dict[str, Dataset], list[str]]:
-    """Maps labels to consecutive numbers from 0, the same in every split.
-
-    ClassLabel columns keep their declared order; other labels are sorted, numerically if all are decimal.
-    """
-    feature = complete["train"].features["label"]
-    if not isinstance(feature, ClassLabel | Value):
-        raise ValueError(f"--dataset {source}: labels are {feature}, expected a number or a string for each image")
-    labels = {split: label_values(data) for split, data in readable.items()}
-    declared = set(label_values(complete["train"]))
-    if isinstance(feature, ClassLabel):
-        name_of = dict(enumerate(feature.names))
-        labels = {split: values for split, values in labels.items() if split == "train" or set(values) != {UNLABELLED}}
-    else:
-        found = declared - {None}
-        order = sorted(found, key=int if all(str(value).isdecimal() for value in found) else None)
-        name_of = {value: str(value) for value in order}
-    check_labels(labels, declared, name_of, source)
-    number = {value: index for index, value in enumerate(name_of)}
-    features = Features({"image": UNDECODED, "label": Value("int64")})
-    numbered = {}
-    for split, values in labels.items():
-        data = readable[split].remove_columns("label").add_column("label", [number[value] for value in values])
-        numbered[split] = data.cast(features)
-    return numbered, list(name_of.values())
-
-
-def label_values(data: Dataset) -> list:
-    """Returns a split's labels, with the bytes of webdataset's `.label` files decoded."""
-    return [value.decode().strip() if isinstance(value, bytes) else value for value in data["label"][:]]
-
-
-def check_labels(labels: dict[str, list], declared: set, name_of: dict, source: str) -> None:
-    """Checks that every image is labelled, every label has a readable training image, and train has 2 or more labels.
-
-    Args:
-        labels: Labels of the readable images by split.
-        declared: Labels of all training images, including unreadable ones.
-        name_of: Names by label.
-        source: Name of the data set, for errors.
-    """
-    for split, values in labels.items():
-        if not values and split != "train":
-            raise ValueError(
-                f"--dataset {source}: the {split} split has no readable image: remove it or repair its files"
-            )
-        bare = [row for row, value in enumerate(values) if value in (None, UNLABELLED) and value not in name_of]
-        if bare:
-            raise ValueError(f"--dataset {source}: {len(bare)} images of the {split} split have no label: remove them")
-    present = set(labels["train"])
-    used = [name for value, name in name_of.items() if value in declared]
-    if len(used) < 2:
-        raise ValueError(f"--dataset {source} has {len(used)} class ({', '.join(used)}), at least 2 are needed")
-    if lost := [name for value, name in name_of.items() if value in declared - present]:
-        raise ValueError(
-            f"--dataset {source}: class {lost[0]} has no readable training image: remove it or repair its files"
-        )
-    for split, values in labels.items():
-        if unknown := sorted(str(name_of.get(value, value)) for value in set(values) - present):
-            raise ValueError(
-                f"--dataset {source}: the {split} split has labels that train has not: {unknown[:MOST_NAMED]}"
-            )
-
-
 def split_off(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Splits off a fraction of each class; classes too small for that are pooled. Each class keeps an image."""
+    """Splits off a fraction of each class; classes too small for that are pooled. Each class keeps an image.
+
+    Of several labels an image counts for its rarest; numbers to regress are one class.
+    """
     random = np.random.default_rng(seed)
-    labels = np.asarray(data["label"][:])
+    labels = strata(data)
     taken: list[int] = []
     spare: list[int] = []
     tiny = 0
@@ -261,17 +255,31 @@ def split_off(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datas
     return data.select(kept), data.select(sorted(taken))
 
 
+def strata(data: Dataset) -> np.ndarray:
+    """The class by which each row is drawn, `[rows]`."""
+    labels = np.asarray(data["label"][:])
+    if labels.ndim == 1:
+        return labels
+    if not np.isin(labels, (0, 1)).all() or labels.shape[1] == 1:
+        return np.zeros(len(labels), int)
+    counts = labels.sum(axis=0)
+    rarest = np.where(labels > 0, counts, np.inf).argmin(axis=1)
+    return np.where(labels.any(axis=1), rarest, labels.shape[1])
+
+
 def stream(
-    splits: dict[str, IterableDataset], source: str, strict: bool, fractions: dict[str, float]
+    opened: Opened, source: str, strict: bool, fractions: dict[str, float], problem_type: str | None
 ) -> LabelledImages:
     """Builds streamed splits; missing ones are fractions of train, which then excludes those images.
 
     Raises:
         ValueError: If the source does not declare its labels: listing them would read the whole stream.
     """
+    splits = dict(opened.splits)
     feature = (splits["train"].features or {}).get("label")
-    if not isinstance(feature, ClassLabel):
-        raise ValueError(f"--dataset {source} does not name its labels, which --streaming needs: leave it out")
+    if problem_type not in (None, SINGLE) or not isinstance(feature, ClassLabel):
+        raise ValueError(f"--dataset {source} does not name one label an image, which --streaming needs: leave it out")
+    reading = describe_reading(source, splits, opened.layout, opened.ignored, counted(len(feature.names), "class"))
     whole, start = splits["train"], 0.0
     for split in ("test", "validation"):
         if split not in splits:
@@ -279,7 +287,7 @@ def stream(
             start += fractions[split]
     splits["train"] = whole.filter(IsInShare(start, 1.0), input_columns="image")
     readable = {split: data.filter(IsReadable(strict), input_columns="image") for split, data in splits.items()}
-    return LabelledImages(readable, list(feature.names), [], source)
+    return LabelledImages(readable, list(feature.names), [], source, SINGLE, reading)
 
 
 @dataclass(frozen=True)

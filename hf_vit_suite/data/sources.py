@@ -1,56 +1,49 @@
-"""Opens any source of images as `datasets` splits."""
+"""Opens any source of images as splits with the columns `image` and, if needed, `label` or `text`."""
 
 import glob
-import logging
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetDict, DownloadManager, IterableDataset, IterableDatasetDict
-from datasets.data_files import DataFilesList
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 
-from .arrays import idx_splits, load_digits
-from .folders import ARCHIVE_BUILDERS, SPLIT_OF_NAME, builder_of_file, by_split_name, folder_files, visible_files
+from .archives import open_idx, open_parquet, open_shards
+from .arrays import IDX_IMAGES, load_digits
+from .columns import UNDECODED
+from .layout import LAYOUTS, Folder, ImageRows, ambiguous, class_rows, descend, ignore_unread, named, plain_rows
+from .listing import Listing, list_folder, sort_file
+from .metadata import describe, metadata_files, metadata_rows, names_values, open_tables
 from .objects import Source, object_splits
+from .parquet import holds_images
+from .request import Opened, Request, cause_of
+from .splits import from_columns, in_memory
 
-logger = logging.getLogger(__name__)
 
-MOST_SHARDS = 64
+def open_source(source: Source, request: Request) -> Opened:
+    """Opens the splits that a source itself defines.
 
-
-def open_source(
-    source: Source, streaming: bool = False, needs: Literal["labels", "captions"] | None = "labels"
-) -> dict[str, Dataset | IterableDataset]:
-    """Opens the splits that the source itself defines.
-
-    Args:
-        source: As in `load_image_dataset`.
-        streaming: Read rows on demand.
-        needs: Required annotation of a folder: class folders for labels, metadata files for captions, None for none.
+    Raises:
+        ValueError: If the source can't be read, holds nothing of what is needed, or can be read in several ways.
+        FileNotFoundError: If a path does not exist.
     """
     if not isinstance(source, str | os.PathLike):
-        return in_memory(object_splits(source), streaming)
+        return from_columns(in_memory(object_splits(source), request.streaming), request, "a data set object")
     source = os.fspath(source)
     if source == "digits":
-        return in_memory({"train": load_digits()}, streaming)
+        return from_columns(in_memory({"train": load_digits()}, request.streaming), request, "scikit-learn's digits")
     path = local_path(source)
-    if path.is_dir() and (splits := idx_splits(path)):
-        refuse_beside_idx(path)
-        return in_memory(splits, streaming)
     if path.is_dir():
-        builder, files = folder_files(path, needs)
-    elif path.is_file() or glob.has_magic(source):
-        names = [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))
-        builder = builder_of(names, source)
-        files = by_split_name(Path(os.path.commonpath([os.path.dirname(name) for name in names])), names)
+        return open_folder(list_folder(path), request)
+    if path.exists():
+        return open_files([path], request)
+    if files := matching_files(source):
+        return open_files(files, request)
     # A version's dot starts no file suffix: `owner/data-v1.0` is a Hub name.
-    elif os.path.isabs(source) or source[0] in ".~" or path.suffix[1:].isalpha() or source.count("/") > 1:
+    if os.path.isabs(source) or source[0] in ".~" or path.suffix[1:].isalpha() or source.count("/") > 1:
         raise FileNotFoundError(f"--dataset {source}: there is no such file or folder")
-    else:
-        return open_hub(source, streaming)
-    options = {"drop_labels": needs != "labels"} if builder == "imagefolder" else {}
-    return open_files(builder, f"--dataset {source}", files, streaming, **options)
+    return from_columns(open_hub(source, request.streaming), request, "a Hub data set")
 
 
 def local_path(source: str) -> Path:
@@ -58,122 +51,213 @@ def local_path(source: str) -> Path:
     return Path(os.path.expanduser(source)).absolute()
 
 
-def refuse_beside_idx(folder: Path) -> None:
-    """Raises an error if a folder of IDX files also holds images, parquet or `.tar` files: these would be ignored."""
-    if others := [file for file in visible_files(folder) if builder_of_file(file)]:
-        raise ValueError(
-            f"--dataset {folder} mixes IDX files and {others[0].relative_to(folder)}: only one kind can be read "
-            "together: move the others away"
-        )
+def matching_files(source: str) -> list[Path]:
+    """The files that match a pattern; the folders before its first sign are taken literally if they exist."""
+    if not glob.has_magic(source):
+        return []
+    parts = Path(os.path.expanduser(source)).parts
+    literal = next(
+        number for number in range(len(parts), -1, -1) if os.path.isdir(os.path.join("", *parts[:number]) or ".")
+    )
+    folder = os.path.join("", *parts[:literal]) or "."
+    names = sorted(glob.glob(os.path.join(*parts[literal:]), root_dir=folder, recursive=True))
+    return [path for name in names if (path := Path(folder, name).absolute()).is_file()]
 
 
-def in_memory(splits: dict[str, Dataset], streaming: bool) -> dict[str, Dataset | IterableDataset]:
-    """Returns open splits, with `streaming` as streams of several shards, so that each worker gets some.
+def open_folder(listing: Listing, request: Request) -> Opened:
+    """Opens a folder of images, tables and archives, by what is in it."""
+    readers: dict[str, Callable[[Listing, Request], Opened]] = {
+        "class_folders": open_classes,
+        "leaf_folders": open_classes,
+        "images": open_images,
+        "metadata": open_metadata,
+        "parquet": open_parquet,
+        "webdataset": open_shards,
+        "idx": open_idx,
+    }
+    layout = find_layout(listing, request)
+    opened = readers[layout](listing, request)
+    opened.ignored = listing.ignored
+    return opened
+
+
+def find_layout(listing: Listing, request: Request) -> str:
+    """Finds what a folder is: the layout chosen by the user, or the only one that its files allow.
 
     Raises:
-        ValueError: If a split is a stream and `streaming` is False.
+        ValueError: If several are possible.
     """
-    streamed = [split for split, data in splits.items() if isinstance(data, IterableDataset)]
-    if streamed and not streaming:
-        raise ValueError(
-            f"the {streamed[0]} split is an IterableDataset: give streaming=True, or a Dataset where that is no option"
+    if request.layout is not None:
+        if request.layout not in LAYOUTS:
+            raise ValueError(f"--layout must be one of {', '.join(LAYOUTS)}, got {request.layout}")
+        return request.layout
+    archives = archive_layouts(listing, request)
+    folder = descend(Folder(listing, listing.images, "", request.source))
+    images = image_layouts(listing, folder, request)
+    if len(images) > 1:
+        raise ambiguous(
+            request.source,
+            "class folders (--layout class_folders)",
+            f"images with labels in {named(metadata_files(listing))} (--layout metadata)",
         )
-    if not streaming:
-        return splits
-    return {
-        split: data if split in streamed else data.to_iterable_dataset(min(len(data), MOST_SHARDS))
-        for split, data in splits.items()
-    }
+    if archives and images and are_strays(folder, archives):
+        return images[0]
+    found = [*images, *archives]
+    if len(found) > 1:
+        example = {images[0]: listing.images} if images else {}
+        readings = [f"{(example | archives)[layout][0]} and such (--layout {layout})" for layout in found]
+        raise ambiguous(request.source, *readings)
+    if found:
+        return found[0]
+    return {"labels": "class_folders", "captions": "metadata", None: "images"}[request.needs]
 
 
-class LocalFiles(DownloadManager):
-    """Passes local paths to `datasets` literally; the default manager expands `$NAME` in a path as a variable."""
-
-    def download(self, url_or_urls: dict[str, list[str]] | list[str]) -> dict[str, list[str]] | list[str]:
-        return url_or_urls
-
-
-def open_files(
-    builder: str, named: str, files: dict[str, list[str]], streaming: bool, **options
-) -> DatasetDict | IterableDatasetDict:
-    """Opens local files by split; takes file names literally and reports failures in one line."""
-    if chained := [name for names in files.values() for name in names if "::" in name]:
-        raise ValueError(f"{named}: datasets takes the :: in {chained[0]} for a path into an archive: rename it")
-    # A DataFilesList takes names literally, not as patterns; datasets checks its cache by the modification times.
-    data_files = {
-        split: DataFilesList(names, [(str(os.stat(name).st_mtime),) for name in names])
-        for split, names in files.items()
-    }
-    try:
-        opened = datasets.load_dataset_builder(builder, data_files=data_files, **options)
-        if streaming:
-            return opened.as_streaming_dataset()
-        opened.download_and_prepare(dl_manager=LocalFiles(record_checksums=False))
-        return opened.as_dataset()
-    except Exception as error:  # datasets raises many types: its own, pyarrow's, tarfile's
-        raise ValueError(f"{named} can't be read: {cause_of(error)}") from error
+def archive_layouts(listing: Listing, request: Request) -> dict[str, list[str]]:
+    """The possible layouts of files that hold many images, with those files."""
+    idx = idx_files(listing)
+    metadata = metadata_files(listing)
+    tables = [name for name in listing.parquet if name not in metadata]
+    parquet = [name for name in tables if holds_images(listing.path(name), request.image_column)] if tables else []
+    layouts = {"parquet": parquet, "webdataset": listing.shards, "idx": idx if request.needs != "captions" else []}
+    return {layout: names for layout, names in layouts.items() if names}
 
 
-def open_hub(source: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
-    try:
-        return datasets.load_dataset(source, streaming=streaming)
-    except Exception as error:  # as above
-        named = f"--dataset {source} is neither digits nor a file or folder here, and as a Hub data set it"
-        raise ValueError(f"{named} can't be read: {cause_of(error)}") from error
+def idx_files(listing: Listing) -> list[str]:
+    """The IDX files of images in the folder itself."""
+    return [path.name for path in sorted(listing.folder.iterdir()) if IDX_IMAGES.fullmatch(path.name)]
 
 
-def cause_of(error: Exception) -> str:
-    """Returns the cause of a `datasets` error in one line."""
-    return " ".join(str(error.__cause__ or error).split())
+def image_layouts(listing: Listing, folder: Folder, request: Request) -> list[str]:
+    """The possible layouts of the images of a folder."""
+    if not listing.images:
+        return []
+    if request.needs is None:
+        return ["images"]
+    tables = open_tables(listing, metadata_files(listing))
+    described = any(names_values(table, request.kind, request.value_column, request.image_column) for table in tables)
+    if request.needs == "captions":
+        return ["metadata"] if tables else []
+    has_classes = len(folder.tops) > 1 or any(folder.is_nested(top) for top in folder.tops)
+    return ["class_folders"] * has_classes + ["metadata"] * described
 
 
-def builder_of(files: list[str], source: str) -> str:
-    """Returns the `datasets` builder for parquet or webdataset files, by their suffix."""
-    for suffix, builder in ARCHIVE_BUILDERS.items():
-        if files and all(name.endswith(suffix) for name in files):
-            return builder
-    raise ValueError(
-        f"--dataset {source}: expected parquet or .tar files, or a folder of images, got {len(files)} others"
+def are_strays(folder: Folder, archives: Mapping[str, Sequence[str]]) -> bool:
+    """Whether archives lie beside or in folders of images, not in folders of their own."""
+    return bool(folder.tops) and all(
+        "/" not in name or any(name.startswith(f"{top}/") for top in folder.tops)
+        for names in archives.values()
+        for name in names
     )
 
 
-def standard_splits(loaded: dict[str, Dataset | IterableDataset], source: str) -> dict[str, Dataset | IterableDataset]:
-    """Renames splits to train, validation and test, and flattens nested columns."""
-    by_name = {name.lower(): data for name, data in loaded.items()}
-    found: dict[str, str] = {}
-    for name, split in SPLIT_OF_NAME.items():
-        if name in by_name:
-            found.setdefault(split, name)
-    if "train" not in found:
-        raise ValueError(f"--dataset {source} has no split named train, it has {', '.join(loaded)}")
-    if unread := [name for name in loaded if name.lower() not in found.values()]:
-        logger.warning("--dataset %s: splits that are not read: %s", source, ", ".join(unread))
-    data_of = {split: by_name[name] for split, name in found.items()}
-    return {split: data if isinstance(data, IterableDataset) else flat(data) for split, data in data_of.items()}
+def open_classes(listing: Listing, request: Request) -> Opened:
+    """Opens class folders."""
+    if request.needs == "captions":
+        raise ValueError(f"--dataset {request.source}: class folders give no captions")
+    ignore_unread(listing)
+    folder = Folder(listing, listing.images, "", request.source)
+    return image_rows(listing, class_rows(folder, request.split_names, request.layout), request)
 
 
-def flat(data: Dataset) -> Dataset:
-    """Flattens nested columns (webdataset's json), but not images."""
-    has_nested = any(isinstance(feature, dict) for feature in data.features.values())
-    return data.flatten() if has_nested else data
+def open_images(listing: Listing, request: Request) -> Opened:
+    """Opens images without labels."""
+    if request.needs is not None:
+        raise ValueError(f"--layout images gives no {request.needs}: it is for pretraining on images alone")
+    ignore_unread(listing)
+    folder = Folder(listing, listing.images, "", request.source)
+    return image_rows(listing, plain_rows(folder, request.split_names, request.layout), request)
 
 
-def find_column(
-    data: Dataset | IterableDataset,
-    name: str | None,
-    kind: str,
-    feature_type: type | None,
-    usual: tuple[str, ...],
-    source: str,
-) -> str:
-    """Finds a column by the given name, else by its type, else by a usual name."""
-    existing = data.column_names or list(next(iter(data.take(1)), {}))
-    if name is not None and name in existing:
-        return name
-    features = data.features or {}
-    found = [column for column in existing if feature_type and isinstance(features.get(column), feature_type)]
-    found += [column for column in usual if column in existing]
-    if name is not None or not found:
-        missing = f"no column {name!r}" if name is not None else f"no column that looks like the {kind}"
-        raise ValueError(f"--dataset {source} has {missing}: name one of {', '.join(existing)} by --{kind}_column")
-    return found[0]
+def open_metadata(listing: Listing, request: Request, tables: Sequence[str] | None = None) -> Opened:
+    """Opens images that tables describe.
+
+    Args:
+        listing: The folder's files.
+        request: What is wanted.
+        tables: The tables; default those called metadata.
+
+    Raises:
+        ValueError: If there is none, or as `describe`.
+    """
+    names = list(tables) if tables is not None else metadata_files(listing)
+    if not names:
+        wanted = f"a file {listing.folder}/metadata.csv (or .tsv, .jsonl, .parquet) with the columns file_name and"
+        others = f"; rename {listing.tables[0]}, or give it as --dataset" if listing.tables else ""
+        raise ValueError(f"--dataset {listing.folder}: no {request.needs}, expected {wanted} {request.kind}{others}")
+    kind = request.kind
+    described = describe(
+        listing, open_tables(listing, names), kind, request.value_column, request.image_column, request.source
+    )
+    folder = Folder(listing, listing.images, "", request.source)
+    rows = metadata_rows(folder, described, request.split_names)
+    ignore_unread(listing, read=names)
+    opened = image_rows(listing, rows, request)
+    opened.undescribed = [listing.path(name) for name in described.undescribed]
+    opened.columns = request.value_column.split(",") if has_lists(rows) and request.value_column else None
+    return opened
+
+
+def has_lists(rows: ImageRows) -> bool:
+    """Whether a value is a list."""
+    return any(isinstance(value, list) for found in rows.splits.values() for _, value in found)
+
+
+def image_rows(listing: Listing, rows: ImageRows, request: Request) -> Opened:
+    """Makes splits of files and values."""
+    features: dict[str, Any] = {"image": UNDECODED}
+    column = request.kind
+    if request.needs == "captions":
+        features[column] = List(Value("string"))
+    elif request.needs == "labels" and rows.tables:
+        features[column] = List(Value("string")) if has_lists(rows) else Value("string")
+    elif request.needs == "labels":
+        features[column] = ClassLabel(names=sorted({value for found in rows.splits.values() for _, value in found}))
+    splits = {}
+    for split, found in rows.splits.items():
+        paths = [name if os.path.isabs(name) else listing.path(name) for name, _ in found]
+        columns: dict[str, list] = {"image": [{"bytes": None, "path": path} for path in paths]}
+        if request.needs is not None:
+            is_list = isinstance(features[column], List)
+            columns[column] = [as_list(value) if is_list else value for _, value in found]
+        splits[split] = Dataset.from_dict(columns, features=Features(features))
+    return Opened(in_memory(splits, request.streaming), rows.layout)
+
+
+def as_list(value: Any) -> list:
+    """A value of a table as a list, without what is empty."""
+    return [part for part in (value if isinstance(value, list) else [value]) if part is not None]
+
+
+def open_files(paths: Sequence[Path], request: Request) -> Opened:
+    """Opens files named one by one or by a pattern: parquet, shards, or a table of images.
+
+    Raises:
+        ValueError: If they are of other or several kinds.
+    """
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    listing = Listing(folder)
+    for path in paths:
+        sort_file(listing, os.path.relpath(path, folder))
+    if listing.parquet and len(listing.parquet) == len(paths):
+        return open_parquet(listing, request)
+    if listing.shards and len(listing.shards) == len(paths):
+        return open_shards(listing, request)
+    if len(paths) == len(listing.tables) == 1 and request.needs is not None:
+        (table,) = listing.tables
+        around = list_folder(folder)
+        opened = open_metadata(around, request, tables=[table])
+        opened.ignored = around.ignored
+        return opened
+    raise ValueError(
+        f"--dataset {request.source}: expected parquet or .tar files, a table of images (.csv, .tsv, .jsonl), or a "
+        f"folder of images, got {paths[0].name}{' and others' * (len(paths) > 1)}"
+    )
+
+
+def open_hub(source: str, streaming: bool) -> dict[str, Dataset | IterableDataset]:
+    """Opens a data set of the Hub."""
+    try:
+        return datasets.load_dataset(source, streaming=streaming)
+    except Exception as error:  # datasets raises many types
+        named = f"--dataset {source} is neither digits nor a file or folder here, and as a Hub data set it"
+        raise ValueError(f"{named} can't be read: {cause_of(error)}") from error

@@ -119,12 +119,17 @@ def test_splits_are_folders_and_training_reads_its_own(tmp_path: Path):
         assert data.rows["text"][:] == [[f"{split} {number}"] for number in range(3)]
 
 
-def test_each_split_needs_metadata_of_its_own(tmp_path: Path):
+def test_one_table_may_describe_the_images_of_every_split(tmp_path: Path):
     rows = []
     for split in ("train", "test"):
         rows += [(f"{split}/{path.name}", f"{split} {path.stem}") for path in save_pictures(tmp_path / split)]
     write_metadata(tmp_path, rows)
-    with pytest.raises(ValueError, match=r"no captions, expected a file .*train/metadata.csv"):
+    for split in ("train", "test"):
+        assert load_captioned_images(str(tmp_path), split=split).rows["text"][:] == [
+            [f"{split} {number}"] for number in range(3)
+        ]
+    write_metadata(tmp_path, rows[:3])
+    with pytest.raises(ValueError, match=r"no row of metadata.jsonl names an image of the test split"):
         load_captioned_images(str(tmp_path))
 
 
@@ -146,7 +151,10 @@ def test_bad_rows_are_skipped_counted_and_named(folder: Path, caplog):
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [([("0.png", "a"), ("1.png", "")], "2 images without a caption: .*1.png"), ([("9.png", "a")], "9.png is no read")],
+    [
+        ([("0.png", "a"), ("1.png", "")], "2 images without a caption: .*1.png"),
+        ([("9.png", "a"), ("0.png", "b")], "9.png is no read"),
+    ],
 )
 def test_strict_images_stop_at_bad_rows(rows: list[tuple[str, str]], message: str, folder: Path):
     write_metadata(folder, rows)
@@ -157,8 +165,11 @@ def test_strict_images_stop_at_bad_rows(rows: list[tuple[str, str]], message: st
 def test_what_is_not_there_is_named(folder: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="has no test split, it has train"):
         load_captioned_images(str(folder), split="test")
-    with pytest.raises(ValueError, match="no column 'words': name one of image, text by --text_column"):
+    with pytest.raises(ValueError, match=r"no column 'words': name one of text by --text_column"):
         load_captioned_images(str(folder), text_column="words")
+    write_metadata(folder, [("9.png", "a")])
+    with pytest.raises(ValueError, match=r"metadata.jsonl names no image that is there, such as 9.png"):
+        load_captioned_images(str(folder))
     unlabelled = as_parquet(folder, tmp_path / "a.parquet", number=[1, 2, 3])
     with pytest.raises(ValueError, match="no column that looks like the text: name one of number, image"):
         load_captioned_images(str(unlabelled))

@@ -72,13 +72,68 @@ def test_split_folders_are_known_in_any_case(tmp_path: Path, names: tuple[str, .
 
 @every_reader
 @pytest.mark.parametrize(
-    "names", [("train", "test", "extra"), ("train", "Training"), ("val", "valid", "train"), ("test", "val")]
+    ("names", "message"),
+    [
+        (
+            ("train", "test", "extra"),
+            r"more than one way: the splits test, train beside extra.*--split_names .*--layout",
+        ),
+        (("train", "bus"), r"more than one way: the splits train beside bus, .*--split_names train=train\)"),
+        (("train", "Training"), r"Training and train both name the train split: choose by --split_names"),
+        (("val", "valid", "train"), r"val and valid both name the validation split: choose by --split_names"),
+        (("test", "val"), r"the splits test, val but no training images: choose by --split_names"),
+    ],
 )
-def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path: Path, names: tuple[str, ...], read: Callable):
+def test_folders_that_may_be_splits_or_classes_are_refused(
+    tmp_path: Path, names: tuple[str, ...], message: str, read: Callable
+):
     for name in names:
         make_classes(tmp_path / name, "a", "b")
-    with pytest.raises(ValueError, match=r"holds the folders .*: expected one folder each for train and"):
+    with pytest.raises(ValueError, match=message):
         read(tmp_path)
+
+
+def test_options_choose_between_splits_and_classes(tmp_path: Path):
+    for name in ("train", "test", "extra"):
+        make_classes(tmp_path / name, "a", "b")
+    data = load_image_dataset(str(tmp_path), split_names=["train=extra", "test=test"])
+    assert data.label_names == ["a", "b"]
+    assert paths(data.splits["test"]) == {str(path) for path in (tmp_path / "test").rglob("*.png")}
+    assert data.reading.report()["ignored"]["outside the named splits"]["files"] == 8
+    assert load_image_dataset(str(tmp_path), layout="class_folders").label_names == ["extra", "test", "train"]
+    assert load_image_dataset(str(tmp_path), layout="leaf_folders").label_names == [
+        f"{name}/{label}" for name in ("extra", "test", "train") for label in "ab"
+    ]
+    assert len(unlabelled(tmp_path, split_names={"train": "extra"})) == 8
+    assert len(unlabelled(tmp_path, layout="images")) == 24
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Testing", "val")])
+def test_splits_without_classes_are_no_classes(tmp_path: Path, names: tuple[str, ...]):
+    for name in names:
+        make_images(tmp_path / name)
+    with pytest.raises(ValueError, match=r"hold images but no class folders, expected .*/CLASS/IMAGE.png; if these"):
+        labelled(tmp_path)
+    assert load_image_dataset(str(tmp_path), layout="class_folders").label_names == sorted(names)
+    assert {Path(path).parent.name for path in unlabelled(tmp_path)} == {names[0]}
+
+
+def test_test_images_without_classes_are_left_out_and_counted(tmp_path: Path):
+    make_classes(tmp_path / "Train", "a", "b")
+    make_images(tmp_path / "Test", 5)
+    data = load_image_dataset(str(tmp_path))
+    assert "5 files such as Test/0.png (of splits without class folders)" in data.reading.summary
+    assert sum(map(len, data.splits.values())) == 8
+
+
+@every_reader
+@pytest.mark.parametrize("wrapper", ["photos", "photos/photos", "archive/data/all images"])
+def test_single_folders_around_the_data_are_passed(tmp_path: Path, wrapper: str, read: Callable):
+    for split in ("train", "test"):
+        make_classes(tmp_path / wrapper / split, "a", "b")
+    train = {path for path in read(tmp_path) if "/train/" in path}
+    assert len(train) == 8
+    assert read(tmp_path) in (train, {str(path) for path in tmp_path.rglob("*.png")})
 
 
 @every_reader
@@ -98,8 +153,8 @@ def test_image_outside_the_class_folders_is_refused_with_labels_and_read_without
 
 
 def test_splits_below_a_folder_of_images_without_labels_are_refused(tmp_path: Path):
-    for name in ("train", "test"):
-        make_images(tmp_path / "version1" / name)
+    for name in ("version1/train", "version1/test", "version2"):
+        make_images(tmp_path / name)
     with pytest.raises(ValueError, match="version1 holds split folders, and all images below would be read"):
         unlabelled(tmp_path)
 
@@ -112,16 +167,32 @@ def write_parquet(path: Path) -> None:
 
 
 @every_reader
-@pytest.mark.parametrize("stray", ["images.tar", "x.parquet", "a/x.parquet", "train-images-idx3-ubyte"])
-def test_other_kinds_of_data_beside_images_are_refused(tmp_path: Path, stray: str, read: Callable):
+@pytest.mark.parametrize(
+    "stray", ["images.tar", "x.parquet", "a/x.parquet", "labels.csv", "train-images-idx3-ubyte", "b/photos.tar.gz"]
+)
+def test_archives_and_tables_beside_class_folders_are_ignored_by_name(tmp_path: Path, stray: str, read: Callable):
     make_classes(tmp_path, "a", "b")
-    if stray.startswith("train-images"):
-        (tmp_path / stray).write_bytes(b"\0\0\x08\x03" + b"\0\0\0\x01" * 3 + b"\0")
-        (tmp_path / stray.replace("images-idx3", "labels-idx1")).write_bytes(b"\0\0\x08\x01\0\0\0\x01\0")
-    else:
+    if stray.endswith("parquet"):
         write_parquet(tmp_path / stray)
-    with pytest.raises(ValueError, match=r"mixes .*move the others away"):
+    else:
+        (tmp_path / stray).write_bytes(b"whatever")
+    assert len(read(tmp_path)) == 8
+    load = load_image_dataset if read is labelled else load_unlabelled_images
+    reading = load(str(tmp_path)).reading
+    assert [stray] in reading.ignored.values()
+    assert f"; ignored: {stray} (" in reading.summary
+
+
+@every_reader
+def test_archives_in_folders_of_their_own_beside_images_are_a_question(tmp_path: Path, read: Callable):
+    make_classes(tmp_path, "a", "b")
+    (tmp_path / "data").mkdir()
+    write_parquet(tmp_path / "data" / "x.parquet")
+    layout = "class_folders" if read is labelled else "images"
+    with pytest.raises(ValueError, match=rf"a/0.png and such \(--layout {layout}\), or data/x.parquet and such"):
         read(tmp_path)
+    assert len(read(tmp_path, layout=layout)) == 8
+    assert len(load_unlabelled_images(str(tmp_path), layout="parquet").rows) == 20
 
 
 def test_hidden_files_are_no_data(tmp_path: Path):
@@ -135,11 +206,11 @@ def test_hidden_files_are_no_data(tmp_path: Path):
 @every_reader
 def test_files_that_are_never_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, read: Callable):
     make_classes(tmp_path, "a", "b")
-    (tmp_path / "more.zip").touch()
-    (tmp_path / "a" / "5.HEIC").touch()
+    for name in ("more.zip", "a/notes.txt"):
+        (tmp_path / name).write_bytes(b"no image")
     with caplog.at_level(logging.WARNING):
         read(tmp_path)
-    assert "2 files are not read: a/5.HEIC, more.zip" in caplog.text
+    assert "; ignored: more.zip, a/notes.txt (no images)" in caplog.text
 
 
 def test_further_splits_of_a_source_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch):
@@ -166,7 +237,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path, read: Callable, stream
 
 @every_way
 @every_reader
-@pytest.mark.parametrize("name", ["$SHOP", "${SHOP}s", "~x", "a*", "[x]", "a%41"])
+@pytest.mark.parametrize("name", ["$SHOP", "${SHOP}s", "~x", "a*", "[x]", "a%41", "a::b", "a, b", "🐱 é", "{x}"])
 def test_names_are_taken_literally(tmp_path: Path, monkeypatch, name: str, read: Callable, streaming: bool):
     monkeypatch.setenv("SHOP", "elsewhere")
     monkeypatch.chdir(tmp_path)
@@ -185,16 +256,18 @@ def test_parquet_file_in_a_folder_called_as_a_variable_is_that_one(tmp_path: Pat
     assert sum(1 for _ in load_unlabelled_images(str(tmp_path / "$SHOP"), streaming=streaming).rows) == 20
 
 
-def test_name_that_datasets_takes_for_an_archive_is_refused(tmp_path: Path):
-    make_classes(tmp_path / "a::b", "a", "b")
+def test_parquet_name_that_datasets_takes_for_an_archive_is_refused(tmp_path: Path):
+    (tmp_path / "a::b").mkdir()
+    write_parquet(tmp_path / "x.parquet")
+    (tmp_path / "x.parquet").rename(tmp_path / "a::b" / "x.parquet")
     with pytest.raises(ValueError, match=r"takes the :: in .* for a path into an archive: rename it"):
         unlabelled(tmp_path / "a::b", streaming=True)
 
 
-def test_commands_stop_where_images_would_be_left_out(run_command, tmp_path: Path):
-    make_classes(tmp_path / "data", "a", "b")
-    write_parquet(tmp_path / "data" / "x.parquet")
+def test_commands_stop_where_the_data_are_not_clear(run_command, tmp_path: Path):
+    make_classes(tmp_path / "data" / "train", "a", "b")
+    make_classes(tmp_path / "data" / "more", "a", "b")
     model = save_tiny_classifier(tmp_path / "model")
     for command in (("finetune", "--model", str(model)), ("pretrain", "mae"), ("evaluate", "knn", str(model))):
         result = run_command(*command, "--dataset", str(tmp_path / "data"), check=False)
-        assert_one_line_error(result, "mixes a/0.png and x.parquet")
+        assert_one_line_error(result, "can be read in more than one way: the splits train beside more")

@@ -105,7 +105,11 @@ def test_splits_that_number_their_classes_differently_are_refused():
     ("source", "message"),
     [
         (Pairs([(torch.rand(3, 4, 4), 0)] * 4), "image 0 of the data set is a torch.float32: give PIL images or"),
-        (Pairs([Image.new("RGB", (4, 4))] * 4), r"item 0 of the data set must be \(image, label\), got a Image"),
+        (
+            Pairs([(Image.new("RGB", (4, 4)), 0, 1)] * 4),
+            r"item 0 .* must be an image or \(image, label\), got 3 parts",
+        ),
+        (Pairs([Image.new("RGB", (4, 4))] * 4), "no column that looks like the label"),
         (3, "dataset must be a name, a datasets.Dataset, a DatasetDict or a torch Dataset .*, got a int"),
     ],
 )

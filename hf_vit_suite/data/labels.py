@@ -1,0 +1,345 @@
+"""Turns the label values of any source into class numbers, multi-hot lists or numbers to regress."""
+
+import ast
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from .columns import UNDECODED
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+UNLABELLED = -1  # the label of Hub data sets with secret test labels
+MOST_NAMED = 5
+SEPARATORS = "|;,"
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Splits whose labels are numbers.
+
+    Args:
+        splits: Rows with `image` and `label`, as `LabelledImages.splits`.
+        names: Label names by number.
+        problem_type: As in transformers' configs.
+    """
+
+    splits: dict[str, Dataset]
+    names: list[str]
+    problem_type: str
+
+
+def number_labels(
+    readable: dict[str, Dataset],
+    complete: dict[str, Dataset],
+    source: str,
+    problem_type: str | None,
+    columns: list[str] | None = None,
+) -> Numbered:
+    """Numbers the labels alike in every split.
+
+    Args:
+        readable: Rows of readable images by split.
+        complete: All rows by split, unreadable images included.
+        source: Name of the data set, for errors.
+        problem_type: As in transformers' configs; None finds it from the values: lists are several labels.
+        columns: Names of the label columns, if there are several.
+
+    Raises:
+        ValueError: If the labels don't suit the problem, differ between splits, or can be understood in two ways.
+    """
+    feature = complete["train"].features["label"]
+    values = {split: label_values(data) for split, data in readable.items()}
+    declared = label_values(complete["train"])
+    parse = list_parser([value for value in declared if value is not None], problem_type)
+    values = {split: [parse(value) for value in found] for split, found in values.items()}
+    declared = [parse(value) for value in declared]
+    found = [value for value in declared if value is not None]
+    problem_type = problem_type or find_problem_type(found, source)
+    if problem_type == REGRESSION:
+        return number_targets(readable, values, source, columns)
+    if problem_type == MULTI:
+        return number_lists(readable, values, declared, feature, source, columns)
+    return number_classes(readable, values, declared, feature, source)
+
+
+def label_values(data: Dataset) -> list:
+    """A split's labels: bytes decoded, whole decimals as whole numbers, lists without nulls, NaN as None."""
+    return [plain(value) for value in data["label"][:]]
+
+
+def plain(value: Any) -> Any:
+    """One label value; as `label_values`."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace").strip()
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, list):
+        return [plain(part) for part in value if part is not None]
+    return value
+
+
+def list_parser(values: list, problem_type: str | None) -> Callable[[Any], Any]:
+    """How the texts of a table become lists: JSON or Python lists everywhere, names with separators if so asked.
+
+    Args:
+        values: All training labels.
+        problem_type: With `multi_label_classification`, texts are parted at the first of `|`, `;` and `,` that occurs.
+    """
+    texts = [value for value in values if isinstance(value, str)]
+    if not texts or len(texts) < len(values):
+        return lambda value: value
+    if all(parsed_list(text) is not None for text in texts):
+        return lambda value: plain(parsed_list(value)) if isinstance(value, str) else value
+    separator = next((mark for mark in SEPARATORS if any(mark in text for text in texts)), None)
+    if problem_type != MULTI or separator is None:
+        return lambda value: value
+    return lambda value: [part.strip() for part in (value or "").split(separator) if part.strip()]
+
+
+def parsed_list(text: str) -> list | None:
+    """The list that a text writes; None if it writes none."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        return list(ast.literal_eval(text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def find_problem_type(values: list, source: str) -> str:
+    """Finds the problem from the labels: lists are several labels, else one.
+
+    Raises:
+        ValueError: If they are decimal numbers, which may be classes or values.
+    """
+    if values and all(isinstance(value, list) and len(value) == 1 for value in values):
+        values = [value[0] for value in values]
+    if any(isinstance(value, list) for value in values):
+        if any(is_decimal(part) for value in values if isinstance(value, list) for part in value):
+            raise two_meanings(source, "lists of decimal numbers", MULTI)
+        return MULTI
+    if any(is_decimal(value) for value in values) and all(is_numeric(value) for value in values):
+        raise two_meanings(source, "decimal numbers", SINGLE)
+    return SINGLE
+
+
+def two_meanings(source: str, what: str, classes: str) -> ValueError:
+    """The error of labels that may be classes or values."""
+    return ValueError(
+        f"--dataset {source}: the labels are {what}: give --problem_type regression to learn them as values, or "
+        f"--problem_type {classes} to take each as a class"
+    )
+
+
+def is_numeric(value: Any) -> bool:
+    """Whether a label is a number or the text of one."""
+    return number_of(value) is not None
+
+
+def is_decimal(value: Any) -> bool:
+    """Whether a label is a number that is not whole, or the text of one with a decimal point."""
+    number = number_of(value)
+    return number is not None and (not number.is_integer() or (isinstance(value, str) and "." in value))
+
+
+def number_of(value: Any) -> float | None:
+    """The finite number that a label is or writes; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def number_classes(
+    readable: dict[str, Dataset], values: dict[str, list], declared: list, feature: Any, source: str
+) -> Numbered:
+    """One class for each image; see `number_labels`.
+
+    Declared classes keep their order; other labels are sorted, numerically if all are whole numbers.
+    """
+    if any(isinstance(value, list) for value in declared):
+        if not all(isinstance(value, list) and len(value) == 1 for value in declared):
+            raise ValueError(
+                f"--dataset {source}: labels are lists, expected a number or a string for each image, or "
+                f"--problem_type {MULTI}"
+            )
+        declared = [value[0] for value in declared]
+        values = {split: [value[0] if value else None for value in found] for split, found in values.items()}
+        feature = getattr(feature, "feature", feature)
+    if isinstance(feature, ClassLabel):
+        name_of = dict(enumerate(feature.names))
+        values = {split: found for split, found in values.items() if split == "train" or set(found) != {UNLABELLED}}
+    else:
+        name_of = {value: str(value) for value in in_order(set(declared) - {None})}
+    check_classes(values, set(declared), name_of, source)
+    number = {value: index for index, value in enumerate(name_of)}
+    labels = {split: [number[value] for value in found] for split, found in values.items()}
+    return Numbered(with_labels(readable, labels, Value("int64")), list(name_of.values()), SINGLE)
+
+
+def in_order(values: set) -> list:
+    """Sorts labels, numerically if all are whole numbers."""
+    is_whole = all(str(value).isdecimal() and str(value).isascii() for value in values)
+    return sorted(values, key=int if is_whole else str)
+
+
+def with_labels(readable: dict[str, Dataset], labels: Mapping[str, list], kind: Any) -> dict[str, Dataset]:
+    """Replaces the label column of each split."""
+    features = Features({"image": UNDECODED, "label": kind})
+    return {
+        split: readable[split].remove_columns("label").add_column("label", found, feature=kind).cast(features)
+        for split, found in labels.items()
+    }
+
+
+def number_lists(
+    readable: dict[str, Dataset],
+    values: dict[str, list],
+    declared: list,
+    feature: Any,
+    source: str,
+    columns: list[str] | None,
+) -> Numbered:
+    """Any number of labels for each image, as multi-hot lists; see `number_labels`."""
+    refuse_missing(values, source)
+    lists = {split: [as_list(value) for value in found] for split, found in values.items()}
+    every = [as_list(value) for value in declared if value is not None]
+    if columns or are_multi_hot(every):
+        names = columns or [str(number) for number in range(len(every[0]))]
+        labels = {split: [multi_hot(value, names, source) for value in found] for split, found in lists.items()}
+    else:
+        classes = getattr(feature, "feature", feature)
+        declared_names = classes.names if isinstance(classes, ClassLabel) else None
+        found = in_order({part for value in every for part in value})
+        name_of = dict(enumerate(declared_names)) if declared_names else {value: str(value) for value in found}
+        check_names(lists, set(name_of), source)
+        names = list(name_of.values())
+        number = {value: index for index, value in enumerate(name_of)}
+        labels = {
+            split: [one_list({number[part] for part in value}, len(names)) for value in found]
+            for split, found in lists.items()
+        }
+    if not any(map(any, labels["train"])):
+        raise ValueError(f"--dataset {source}: no training image has a label")
+    return Numbered(with_labels(readable, labels, List(Value("float32"))), names, MULTI)
+
+
+def as_list(value: Any) -> list:
+    """A label value as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def are_multi_hot(lists: list[list]) -> bool:
+    """Whether lists say for every class whether it is there: all are as long, and hold zeros and ones alone."""
+    lengths = {len(value) for value in lists}
+    return len(lengths) == 1 and min(lengths) > 1 and all(is_flag(part) for value in lists for part in value)
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value is 0, 1, true or false."""
+    return value in (0, 1) or str(value).lower() in ("0", "1", "0.0", "1.0", "true", "false")
+
+
+def multi_hot(value: list, names: list[str], source: str) -> list[float]:
+    """A list of flags as numbers.
+
+    Raises:
+        ValueError: If there are more or fewer than names, or one is no flag.
+    """
+    if len(value) != len(names) or not all(is_flag(part) for part in value):
+        raise ValueError(f"--dataset {source}: expected {len(names)} labels of 0 or 1 for each image, got {value}")
+    return [float(str(part).lower() in ("1", "1.0", "true")) for part in value]
+
+
+def one_list(present: set[int], number: int) -> list[float]:
+    """A multi-hot list."""
+    return [float(index in present) for index in range(number)]
+
+
+def number_targets(
+    readable: dict[str, Dataset], values: dict[str, list], source: str, columns: list[str] | None
+) -> Numbered:
+    """Numbers to regress; see `number_labels`."""
+    refuse_missing(values, source)
+    targets = {
+        split: [[number_of(part) for part in as_list(value)] for value in found] for split, found in values.items()
+    }
+    length = len(targets["train"][0]) if targets["train"] else 1
+    for split, found in targets.items():
+        for written, numbers in zip(values[split], found, strict=True):
+            if len(numbers) != length or None in numbers:
+                raise ValueError(
+                    f"--dataset {source}: regression needs {length} number{'s' * (length > 1)} for each image, a "
+                    f"label of the {split} split is {written!r}"
+                )
+    names = columns or (["value"] if length == 1 else [f"value_{number}" for number in range(length)])
+    return Numbered(with_labels(readable, targets, List(Value("float32"))), names, REGRESSION)
+
+
+def refuse_missing(values: dict[str, list], source: str) -> None:
+    """Refuses images without a label.
+
+    Raises:
+        ValueError: With their number.
+    """
+    for split, found in values.items():
+        if missing := sum(value is None for value in found):
+            raise ValueError(f"--dataset {source}: {missing} images of the {split} split have no label: remove them")
+        if not found:
+            raise no_image(source, split)
+
+
+def no_image(source: str, split: str) -> ValueError:
+    """The error of a split without a readable image."""
+    return ValueError(f"--dataset {source}: the {split} split has no readable image: remove it or repair its files")
+
+
+def check_classes(labels: dict[str, list], declared: set, name_of: dict, source: str) -> None:
+    """Checks that every image is labelled, every label has a readable training image, and train has 2 or more labels.
+
+    Args:
+        labels: Labels of the readable images by split.
+        declared: Labels of all training images, including unreadable ones.
+        name_of: Names by label.
+        source: Name of the data set, for errors.
+    """
+    for split, values in labels.items():
+        if not values and split != "train":
+            raise no_image(source, split)
+        bare = [row for row, value in enumerate(values) if value in (None, UNLABELLED) and value not in name_of]
+        if bare:
+            raise ValueError(f"--dataset {source}: {len(bare)} images of the {split} split have no label: remove them")
+    present = set(labels["train"])
+    used = [name for value, name in name_of.items() if value in declared]
+    if len(used) < 2:
+        raise ValueError(f"--dataset {source} has {len(used)} class ({', '.join(used)}), at least 2 are needed")
+    if lost := [name for value, name in name_of.items() if value in declared - present]:
+        raise ValueError(
+            f"--dataset {source}: class {lost[0]} has no readable training image: remove it or repair its files"
+        )
+    check_names({split: [[value] for value in values] for split, values in labels.items()}, present, source, name_of)
+
+
+def check_names(lists: dict[str, list[list]], known: set, source: str, name_of: Mapping | None = None) -> None:
+    """Checks that no split has a label that train has not.
+
+    Raises:
+        ValueError: Naming the split and the labels.
+    """
+    name_of = name_of or {}
+    for split, values in lists.items():
+        if unknown := sorted(
+            str(name_of.get(part, part)) for part in {part for value in values for part in value} - known
+        ):
+            raise ValueError(
+                f"--dataset {source}: the {split} split has labels that train has not: {unknown[:MOST_NAMED]}"
+            )
