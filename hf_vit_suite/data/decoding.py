@@ -10,6 +10,8 @@ import fsspec
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from .listing import load_plugins
+
 # Transpose that makes an image upright, by EXIF Orientation; 1 is already upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -22,6 +24,11 @@ UPRIGHT = {
 }
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 WHITE = (255, 255, 255, 255)
+# The environment reaches worker processes, however they are started.
+MOST_PIXELS = "HF_VIT_SUITE_MAX_IMAGE_PIXELS"
+# JPEG files of more pixels are decoded at half, a quarter or an eighth of their size, but at no fewer than a quarter
+# of this. Models read a hundredth of that.
+REDUCED_ABOVE = 64_000_000
 
 
 class ImageDecodingError(ValueError):
@@ -45,9 +52,14 @@ def decode_image(source: Mapping | bytes | str | os.PathLike | Image.Image | Non
         with warnings.catch_warnings():
             # Broken metadata does not affect the pixels; Python's filters could make Pillow's warning an error.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            # An image above Pillow's size limit is an attack or a mistake: treat it as unreadable.
+            # An image above the size limit is an attack or a mistake: treat it as unreadable.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if MOST_PIXELS in os.environ:
+                Image.MAX_IMAGE_PIXELS = int(os.environ[MOST_PIXELS])
+            load_plugins()
             with open_image(source) as image:
+                if image is not source:
+                    reduce_large(image)
                 return upright_rgb(image)
     except Exception as error:  # Pillow raises many types on broken files, from struct.error to KeyError
         raise ImageDecodingError(f"{image_name(source)} is no readable image: {reason(error, source)}") from error
@@ -75,6 +87,28 @@ def file_bytes(image: Mapping) -> bytes:
     path = image["path"]
     with fsspec.open(path, "rb") if "://" in path else open(path, "rb") as file:
         return file.read()
+
+
+def allow_pixels(number: int | None) -> None:
+    """Sets the limit of `decode_image`, here and in processes started later; None leaves it.
+
+    Raises:
+        ValueError: If the number is below 1.
+    """
+    if number is None:
+        return
+    if number < 1:
+        raise ValueError(f"--max_image_pixels must be at least 1, got {number}")
+    os.environ[MOST_PIXELS] = str(number)
+
+
+def reduce_large(image: Image.Image) -> None:
+    """Makes a very large JPEG file decode at a reduced scale, which takes less time and memory."""
+    pixels, divisor = image.width * image.height, 1
+    while pixels / divisor**2 > REDUCED_ABOVE and divisor < 8:
+        divisor *= 2
+    if divisor > 1:
+        image.draft(None, (image.width // divisor, image.height // divisor))
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -110,6 +144,8 @@ def reason(error: Exception, source: Mapping | bytes | str | os.PathLike | Image
     """Returns why a source can't be decoded, in one line without its name."""
     if is_empty(source):
         return "the file is empty"
+    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+        return f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels: allow more by --max_image_pixels or {MOST_PIXELS}"
     if isinstance(error, UnidentifiedImageError):
         return "it is in no image format that Pillow knows"
     message = " ".join(str(getattr(error, "strerror", None) or error).split())

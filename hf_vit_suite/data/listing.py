@@ -86,7 +86,8 @@ def list_folder(folder: Path) -> Listing:
         else:
             listed.add(target)
             links += walk(listing, link, listed)
-    for names in (listing.images, listing.tables, listing.parquet, listing.shards, listing.folders):
+    kinds = (listing.images, listing.tables, listing.parquet, listing.shards, listing.folders)
+    for names in (*kinds, *listing.ignored.values()):
         names.sort()
     return listing
 
