@@ -94,7 +94,8 @@ def load_image_dataset(
     if problem_type is not None and problem_type not in PROBLEM_TYPES:
         raise ValueError(f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type}")
     name = dataset_name(source)
-    request = Request(name, "labels", streaming, layout, parse_split_names(split_names), image_column, label_column)
+    names = parse_split_names(split_names)
+    request = Request(name, "labels", streaming, layout, names, image_column, label_column, problem_type)
     opened = open_source(source, request)
     if streaming:
         fractions = {"validation": validation_fraction, "test": test_fraction}

@@ -140,6 +140,29 @@ def table_rows(
     return rows
 
 
+def one_row_an_image(rows: Sequence[tuple[str, Any]], gather: bool, source: str) -> list[tuple[str, Any]]:
+    """Joins the rows of an image: equal labels are one; others are a list with `gather`.
+
+    Raises:
+        ValueError: If an image has two labels without `gather`.
+    """
+    labels: dict[str, list] = {}
+    for name, value in rows:
+        found = labels.setdefault(name, [])
+        if value not in found:
+            found.append(value)
+    several = next(((name, found) for name, found in labels.items() if len(found) > 1), None)
+    if several is not None and not gather:
+        name, found = several
+        raise ValueError(
+            f"--dataset {source}: {name} has the labels {found[0]} and {found[1]}: give --problem_type "
+            "multi_label_classification to learn both, or remove one"
+        )
+    if several is not None:
+        return [(name, [value for value in found if value is not None]) for name, found in labels.items()]
+    return [(name, found[0]) for name, found in labels.items()]
+
+
 def metadata_rows(folder: Folder, described: Described, split_names: dict[str, str]) -> ImageRows:
     """Parts described images into the splits of their folders."""
     splits = split_folders(folder, "captions", split_names)

@@ -21,6 +21,7 @@ class Request:
         split_names: The source's name of a split by ours, if the user chose them.
         image_column: Column of the images.
         value_column: Column of the labels or captions.
+        problem_type: Of the labels, if the user chose it.
     """
 
     source: str
@@ -30,6 +31,7 @@ class Request:
     split_names: Mapping[str, str] = field(default_factory=dict)
     image_column: str | None = None
     value_column: str | None = None
+    problem_type: str | None = None
 
     @property
     def kind(self) -> Kind:

@@ -50,10 +50,23 @@ def samples(shard: str) -> Iterator[Sample]:
                     sample = Sample(key, {}, {})
                 sample.fields[suffix.lower()] = archive.extractfile(member).read()
                 sample.names[suffix.lower()] = member.name
+            refuse_cut(archive, shard)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(f"{shard} can't be read: {' '.join(str(error).split())}") from error
     if sample is not None:
         yield sample
+
+
+def refuse_cut(archive: tarfile.TarFile, shard: str) -> None:
+    """Refuses a shard that ends in the middle: tarfile takes a damaged header for the end.
+
+    Raises:
+        ValueError: If the archive ends in anything but its end mark.
+    """
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if block and (len(block) < tarfile.BLOCKSIZE or any(block)):
+        raise ValueError(f"{shard} can't be read: it is damaged or cut off after {archive.offset:,} bytes")
 
 
 def image_field(sample: Sample, given: str | None) -> str | None:

@@ -13,9 +13,10 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 from .archives import open_idx, open_parquet, open_shards
 from .arrays import IDX_IMAGES, load_digits
 from .columns import UNDECODED
+from .labels import MULTI
 from .layout import LAYOUTS, Folder, ImageRows, ambiguous, class_rows, descend, ignore_unread, named, plain_rows
 from .listing import Listing, list_folder, sort_file
-from .metadata import describe, metadata_files, metadata_rows, names_values, open_tables
+from .metadata import describe, metadata_files, metadata_rows, names_values, one_row_an_image, open_tables
 from .objects import Source, object_splits
 from .parquet import holds_images
 from .request import Opened, Request, cause_of
@@ -191,6 +192,8 @@ def open_metadata(listing: Listing, request: Request, tables: Sequence[str] | No
     described = describe(
         listing, open_tables(listing, names), kind, request.value_column, request.image_column, request.source
     )
+    if request.needs == "labels":
+        described.rows = one_row_an_image(described.rows, request.problem_type == MULTI, request.source)
     folder = Folder(listing, listing.images, "", request.source)
     rows = metadata_rows(folder, described, request.split_names)
     ignore_unread(listing, read=names)
