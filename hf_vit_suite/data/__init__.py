@@ -1,5 +1,6 @@
 """Image and caption data: loading, tolerant decoding, augmentation, tokenization, collation."""
 
+from .arguments import SourceArguments
 from .augmentation import (
     AugmentedImages,
     ImageTransform,
@@ -40,6 +41,7 @@ __all__ = [
     "MultiCropTransform",
     "RowTransform",
     "Source",
+    "SourceArguments",
     "UnlabelledImages",
     "apply_transform",
     "captions_of_labels",

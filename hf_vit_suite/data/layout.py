@@ -4,12 +4,13 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .listing import ARCHIVES, NEED_PLUGIN, TABLES, Listing
 
 Needs = Literal["labels", "captions"] | None
-LAYOUTS = ("class_folders", "leaf_folders", "images", "metadata", "parquet", "webdataset", "idx")
+Layout = Literal["class_folders", "leaf_folders", "images", "metadata", "parquet", "webdataset", "idx"]
+LAYOUTS = get_args(Layout)
 
 SPLIT_NAMES = {
     "train": ("train", "training"),

@@ -3,16 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..data import SourceArguments
 from ..inference import DEFAULT_TEMPLATE
 
 
 @dataclass(kw_only=True)
-class EvaluationArguments:
+class EvaluationArguments(SourceArguments):
     """Options of every evaluation."""
 
     dataset: str
-    image_column: str | None = field(default=None, metadata={"help": "column of the images; default found by type"})
-    strict_images: bool = field(default=False, metadata={"help": "stop at unreadable images, else skip them"})
     batch_size: int = field(default=64, metadata={"help": "images per forward pass"})
     bf16: bool = field(default=False, metadata={"help": "compute in bfloat16"})
     output_dir: str | None = field(
@@ -30,7 +29,9 @@ class LabelledArguments(EvaluationArguments):
     """Options of evaluations on labelled images."""
 
     dataset: str = field(default="digits", metadata={"help": "images with labels, as for finetune"})
-    label_column: str | None = field(default=None, metadata={"help": "column of the labels; default found by type"})
+    label_column: str | None = field(
+        default=None, metadata={"help": "column of the labels, or several with commas between; default found by type"}
+    )
     validation_fraction: float = field(default=0.1, metadata={"help": "fraction split off if there is no split"})
     test_fraction: float = field(default=0.1, metadata={"help": "fraction split off if there is no split"})
     seed: int = field(

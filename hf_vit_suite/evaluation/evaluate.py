@@ -91,12 +91,11 @@ def load_data(arguments: LabelledArguments) -> LabelledImages:
     """The labelled images that the arguments name."""
     return load_image_dataset(
         arguments.dataset,
-        image_column=arguments.image_column,
         label_column=arguments.label_column,
         validation_fraction=arguments.validation_fraction,
         test_fraction=arguments.test_fraction,
         seed=arguments.seed,
-        strict_images=arguments.strict_images,
+        **arguments.source_options(),
     )
 
 
@@ -108,8 +107,9 @@ def chosen_split(arguments: SplitArguments, data: LabelledImages) -> Dataset:
 
 
 def counts(data: LabelledImages) -> dict:
-    """Numbers of images by split, and the unreadable images."""
-    return {"images": {split: len(rows) for split, rows in data.splits.items()}, "skipped_images": data.skipped}
+    """Numbers of images by split, what was read of the source, and the unreadable images."""
+    images = {split: len(rows) for split, rows in data.splits.items()}
+    return {"images": images, "data": data.reading.report(), "skipped_images": data.skipped}
 
 
 def keep_fraction(data: LabelledImages, fraction: float, seed: int) -> None:
@@ -294,9 +294,8 @@ def measure_retrieval(name: str, arguments: RetrievalArguments) -> Measured:
     data = load_captioned_images(
         arguments.dataset,
         split=arguments.split,
-        image_column=arguments.image_column,
         text_column=arguments.text_column,
-        strict_images=arguments.strict_images,
+        **arguments.source_options(),
     )
     captions = data.rows["text"][:]
     words = [text for of_image in captions for text in of_image]
@@ -321,6 +320,7 @@ def measure_retrieval(name: str, arguments: RetrievalArguments) -> Measured:
         "images": len(images),
         "captions": len(texts),
         "distinct_captions": len(number_of),
+        "data": data.reading.report(),
         "skipped_images": data.skipped,
     }
     report = {"metrics": report, "split": arguments.split, **found}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from ..data import UnlabelledImages, load_unlabelled_images
+from ..data import SourceArguments, UnlabelledImages, load_unlabelled_images
 
 REFERENCE_BATCH = 256
 
@@ -79,7 +79,7 @@ class PretrainingModelArguments:
 
 
 @dataclass
-class UnlabelledDataArguments:
+class UnlabelledDataArguments(SourceArguments):
     """Data options of pretraining on images alone."""
 
     dataset: str = field(
@@ -89,9 +89,7 @@ class UnlabelledDataArguments:
             "data set; of several splits train alone is read"
         },
     )
-    image_column: str | None = field(default=None, metadata={"help": "column of the images; default found by type"})
     streaming: bool = field(default=False, metadata={"help": "read the data while training; needs --max_steps"})
-    strict_images: bool = field(default=False, metadata={"help": "stop at unreadable images, else skip them"})
 
     def load(self) -> UnlabelledImages:
         """The training images.
@@ -99,12 +97,7 @@ class UnlabelledDataArguments:
         Raises:
             ValueError: As `load_unlabelled_images`.
         """
-        return load_unlabelled_images(
-            self.dataset,
-            image_column=self.image_column,
-            streaming=self.streaming,
-            strict_images=self.strict_images,
-        )
+        return load_unlabelled_images(self.dataset, streaming=self.streaming, **self.source_options())
 
 
 @dataclass

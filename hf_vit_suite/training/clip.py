@@ -30,6 +30,7 @@ from ..data import (
     CaptionCollator,
     CaptionedImages,
     CaptionedImageTransform,
+    SourceArguments,
     apply_transform,
     captions_of_labels,
     count_cut_captions,
@@ -53,7 +54,7 @@ CHECKED_PAIRS = 4
 
 
 @dataclass
-class CaptionDataArguments:
+class CaptionDataArguments(SourceArguments):
     """Data options of CLIP."""
 
     dataset: str = field(
@@ -63,7 +64,6 @@ class CaptionDataArguments:
             "a Hub data set; of several splits train alone is read. With --caption_templates images with labels"
         },
     )
-    image_column: str | None = field(default=None, metadata={"help": "column of the images; default found by type"})
     text_column: str | None = field(
         default=None, metadata={"help": "column of the captions, one or a list per image; default found by name"}
     )
@@ -78,10 +78,6 @@ class CaptionDataArguments:
         default=None, metadata={"help": "label names in order, with commas between; default the data's own"}
     )
     streaming: bool = field(default=False, metadata={"help": "read the data while training; needs --max_steps"})
-    strict_images: bool = field(
-        default=False,
-        metadata={"help": "stop at unreadable images and missing captions, else skip them"},
-    )
 
 
 @dataclass
@@ -220,11 +216,7 @@ def load_pairs(arguments: CaptionDataArguments, seed: int) -> CaptionedImages:
     Raises:
         ValueError: As `load_captioned_images` and `load_image_dataset`, or if the arguments don't fit together.
     """
-    shared = {
-        "image_column": arguments.image_column,
-        "streaming": arguments.streaming,
-        "strict_images": arguments.strict_images,
-    }
+    shared = {"streaming": arguments.streaming, **arguments.source_options()}
     if arguments.caption_templates is None:
         if arguments.labels is not None:
             raise ValueError("--labels names what --caption_templates makes captions of: give both")

@@ -370,12 +370,7 @@ def load_data(arguments: RunArguments) -> DINOData:
     if data.streaming:
         raise ValueError("--knn_steps reads the same images again and again, which --streaming can't: leave one out")
     try:
-        labelled = load_image_dataset(
-            data.dataset,
-            image_column=data.image_column,
-            label_column=method.label_column,
-            strict_images=data.strict_images,
-        )
+        labelled = load_image_dataset(data.dataset, label_column=method.label_column, **data.source_options())
     except ValueError as error:
         raise ValueError(f"--knn_steps needs labels: {error}") from error
     return DINOData(training, labelled)

@@ -22,6 +22,7 @@ from ..data import (
     ImageMixer,
     ImageTransform,
     LabelledImages,
+    SourceArguments,
     apply_transform,
     collate_images,
     dataset_name,
@@ -48,15 +49,16 @@ FIGURE_IMAGES = 4
 
 
 @dataclass
-class LabelledDataArguments:
+class LabelledDataArguments(SourceArguments):
     """Data options of fine-tuning."""
 
     dataset: str = field(
         default="digits",
         metadata={"help": "digits, an image folder, a parquet or webdataset path, or a Hub data set"},
     )
-    image_column: str | None = field(default=None, metadata={"help": "column of the images; default found by type"})
-    label_column: str | None = field(default=None, metadata={"help": "column of the labels; default found by type"})
+    label_column: str | None = field(
+        default=None, metadata={"help": "column of the labels, or several with commas between; default found by type"}
+    )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "fraction of the training images split off if there is no validation split"}
     )
@@ -64,7 +66,6 @@ class LabelledDataArguments:
         default=0.1, metadata={"help": "fraction of the training images split off if there is no test split"}
     )
     streaming: bool = field(default=False, metadata={"help": "read the data while training; needs --max_steps"})
-    strict_images: bool = field(default=False, metadata={"help": "stop at unreadable images, else skip them"})
 
 
 @dataclass
@@ -256,13 +257,12 @@ def load_labelled(arguments: RunArguments) -> LabelledImages:
     data = arguments.data
     return load_image_dataset(
         data.dataset,
-        image_column=data.image_column,
         label_column=data.label_column,
         validation_fraction=data.validation_fraction,
         test_fraction=data.test_fraction,
         seed=arguments.training.seed,
         streaming=data.streaming,
-        strict_images=data.strict_images,
+        **data.source_options(),
     )
 
 
@@ -333,6 +333,7 @@ def report(run: Run) -> dict:
     return {
         "metrics": {split: split_metrics(output, split) for split, output in outputs.items()},
         "images": images,
+        "data": data.reading.report(),
         "skipped_images": data.skipped,
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,

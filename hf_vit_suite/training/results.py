@@ -164,6 +164,7 @@ def pretraining_report(trainer: SuiteTrainer, data: UnlabelledImages | Captioned
     return {
         "metrics": {"loss": history[-1]["train_loss"]} | metrics,
         "images": {"train": None if isinstance(data.rows, IterableDataset) else len(data.rows)},
+        "data": data.reading.report(),
         "skipped_images": data.skipped,
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
