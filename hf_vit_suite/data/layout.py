@@ -307,7 +307,7 @@ def plain_rows(folder: Folder, split_names: Mapping[str, str], layout: str | Non
             folder.listing.ignore(OTHER_SPLIT, images_of(part))
     if layout is None:
         refuse_nested_splits(parts["train"])
-    return ImageRows("images", {"train": [(name, None) for name in images_of(parts["train"])]})
+    return ImageRows("a folder of images", {"train": [(name, None) for name in images_of(parts["train"])]})
 
 
 def images_of(folder: Folder) -> list[str]:

@@ -121,6 +121,11 @@ def table_rows(
     several = given.split(",") if given is not None and given not in names else None
     if several and all(name in names for name in several):
         columns = several
+    elif given is None and not any(name in USUAL[kind] for name in names):
+        raise ValueError(
+            f"{table.path} has the columns {named(table.columns)}: expected file_name and {kind}, or name the column "
+            f"of the {kind}s by --{kind}_column"
+        )
     else:
         columns = [find_name(names, given, kind, f"{source} ({table.path})")]
     below = os.path.relpath(os.path.dirname(table.path), files.folder)

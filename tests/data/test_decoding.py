@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_vit_suite.data import ImageDecodingError, decode_image
+from hf_vit_suite.data import ImageDecodingError, decode_image, load_image_dataset, load_unlabelled_images
+from hf_vit_suite.training.arguments import UnlabelledDataArguments
 
 
 def gradient(width: int = 48, height: int = 32) -> np.ndarray:
@@ -201,3 +202,69 @@ def test_tiff_whose_tags_have_wrong_types_is_an_image_or_one_line(kind: int):
         damaged = whole[: entry + 2] + struct.pack("<H", kind) + whole[entry + 4 :]
         with contextlib.suppress(ImageDecodingError):
             assert decode_image(damaged).mode == "RGB"
+
+
+def test_larger_images_are_read_where_they_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for number in range(4):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    Image.new("RGB", (100, 100)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)
+    monkeypatch.setenv("HF_VIT_SUITE_MAX_IMAGE_PIXELS", "5000")
+    data = load_unlabelled_images(str(tmp_path))
+    assert len(data.rows) == 4
+    assert (
+        "large.png is no readable image: it has more than 5,000 pixels: allow more by --max_image_pixels"
+        in (data.skipped[0])
+    )
+    data = UnlabelledDataArguments(dataset=str(tmp_path), max_image_pixels=10_000).load()
+    assert len(data.rows) == 5
+    with pytest.raises(ValueError, match="--max_image_pixels must be at least 1, got 0"):
+        UnlabelledDataArguments(dataset=str(tmp_path), max_image_pixels=0).load()
+
+
+@pytest.mark.parametrize(("size", "read"), [((9000, 8000), (4500, 4000)), ((8000, 8000), (8000, 8000))])
+def test_very_large_jpeg_is_decoded_at_a_reduced_scale(size: tuple[int, int], read: tuple[int, int]):
+    image = Image.new("L", size, 60)
+    image.paste(200, (0, 0, size[0] // 2, size[1]))
+    decoded = decode_image(encoded(image, format="JPEG"))
+    assert decoded.size == read
+    assert [decoded.getpixel((read[0] * part // 4, 9))[0] for part in (1, 3)] == pytest.approx([200, 60], abs=3)
+
+
+def test_image_object_of_the_caller_keeps_its_size():
+    image = Image.open(io.BytesIO(encoded(Image.new("L", (9000, 8000)), format="JPEG")))
+    assert decode_image(image).size == (9000, 8000)
+
+
+@pytest.mark.parametrize("suffix", ["HEIC", "jxl"])
+def test_image_whose_plugin_is_missing_is_named_with_it(tmp_path: Path, suffix: str):
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    (tmp_path / f"1.{suffix}").write_bytes(b"\0\0\0\x18ftypheic")
+    data = load_unlabelled_images(str(tmp_path))
+    assert f"1.{suffix} (images of a format that needs a plugin of Pillow)" in data.reading.summary
+    for label in "ab":
+        (tmp_path / "classes" / label).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "classes" / label / "0.png")
+    (tmp_path / "classes" / "c").mkdir()
+    (tmp_path / f"1.{suffix}").rename(tmp_path / "classes" / "c" / f"1.{suffix}")
+    with pytest.raises(ValueError, match=rf"class folder c has no image .*; c/1.{suffix} needs a plugin of Pillow"):
+        load_image_dataset(str(tmp_path / "classes"))
+
+
+def test_installed_plugin_of_pillow_is_used(tmp_path: Path, run_python):
+    (tmp_path / "pillow_heif.py").write_text(
+        "from PIL import Image, PngImagePlugin\n"
+        "def register_heif_opener():\n"
+        "    Image.register_open('HEIF', PngImagePlugin.PngImageFile, PngImagePlugin._accept)\n"
+        "    Image.register_extension('HEIF', '.heic')\n"
+    )
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (4, 4), (9, 8, 7)).save(tmp_path / "photos" / "0.png")
+    (tmp_path / "photos" / "0.png").rename(tmp_path / "photos" / "0.heic")
+    code = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from hf_vit_suite.data import decode_image, load_unlabelled_images\n"
+        "(row,) = load_unlabelled_images('photos').rows\n"
+        "print(decode_image(row['image']).getpixel((0, 0)))"
+    )
+    assert run_python("-c", code).stdout.endswith("(9, 8, 7)\n")

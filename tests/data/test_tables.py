@@ -120,7 +120,10 @@ def test_quotation_marks_that_quote_nothing_stay_in_tab_separated_tables(tmp_pat
         ("file_name,text\n0.png,青\n".encode("shift-jis"), r"metadata.csv is not encoded in UTF-8 \(line 2\)"),
         (b"", "metadata.csv is empty"),
         (b"id,text\n0.png,a\n", "metadata.csv has the columns id, text: expected file_name and text"),
-        (b"file_name,title\n0.png,a\n", "no column that looks like the text: name one of title by --text_column"),
+        (
+            b"file_name,title\n0.png,a\n",
+            r"metadata.csv has the columns file_name, title: expected file_name and text, or .*--text_column",
+        ),
         (b"file_name,text\n,a\n", "a row has no file name in its column file_name"),
         (b"file_name,text\n7.png,a\n", "names no image that is there, such as 7.png"),
     ],
