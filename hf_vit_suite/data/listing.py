@@ -111,7 +111,7 @@ def walk(listing: Listing, start: str, listed: set[str]) -> Iterator[str]:
         for entry in visible:
             name = joined(here, entry.name)
             if not entry.is_dir():
-                sort_file(listing, name)
+                sort_file(listing, name, entry.is_file())
             elif entry.is_symlink():
                 yield name
             else:
@@ -149,12 +149,12 @@ def files_below(folder: Path, name: str) -> list[str]:
     return sorted(found)
 
 
-def sort_file(listing: Listing, name: str) -> None:
-    """Adds a file to the list of its kind."""
+def sort_file(listing: Listing, name: str, is_file: bool = True) -> None:
+    """Adds a file to the list of its kind; what is no file, such as a link to nothing, is noted."""
     path, lower = listing.path(name), name.lower()
     if not is_utf8(name):
         listing.ignore(NOT_UTF8, [name.encode(errors="backslashreplace").decode()])
-    elif not os.path.isfile(path):
+    elif not is_file:
         listing.ignore(BROKEN_LINK if os.path.islink(path) else NO_IMAGE, [name])
     elif is_image_file(path):
         listing.images.append(name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .columns import USUAL, find_name
-from .layout import Folder, ImageRows, named, split_folders, split_parts
+from .layout import Folder, ImageRows, descend, named, refuse_nested_splits, split_folders, split_parts
 from .listing import Listing
 from .matching import FileNames
 from .tables import Table, read_table
@@ -23,11 +23,13 @@ class Described:
         rows: Image and value, in the order of the tables.
         undescribed: Images without a row.
         tables: The tables.
+        columns: The columns of the values, if there are several.
     """
 
     rows: list[tuple[str, Any]]
     undescribed: list[str]
     tables: list[str]
+    columns: list[str] | None
 
 
 def metadata_files(listing: Listing) -> list[str]:
@@ -104,7 +106,14 @@ def describe(
     described = {name for name, _ in rows}
     undescribed = [name for name in listing.images if name not in described]
     relative = [os.path.relpath(table.path, listing.folder) for table in tables]
-    return Described(rows, undescribed, relative)
+    columns = [several for table in tables if (several := several_columns(table, given))]
+    return Described(rows, undescribed, relative, columns[0] if columns else None)
+
+
+def several_columns(table: Table, given: str | None) -> list[str] | None:
+    """The columns that a name with commas lists; None if it is the name of one."""
+    names = given.split(",") if given is not None and given not in table.columns else []
+    return names if len(names) > 1 and all(name in table.columns for name in names) else None
 
 
 def table_rows(
@@ -118,8 +127,8 @@ def table_rows(
             "of the files by --image_column"
         )
     names = [name for name in table.columns if name != file_column]
-    several = given.split(",") if given is not None and given not in names else None
-    if several and all(name in names for name in several):
+    several = several_columns(table, given)
+    if several:
         columns = several
     elif given is None and not any(name in USUAL[kind] for name in names):
         raise ValueError(
@@ -170,14 +179,19 @@ def one_row_an_image(rows: Sequence[tuple[str, Any]], gather: bool, source: str)
 
 def metadata_rows(folder: Folder, described: Described, split_names: dict[str, str]) -> ImageRows:
     """Parts described images into the splits of their folders."""
+    folder = descend(folder)
     splits = split_folders(folder, "captions", split_names)
     parts = split_parts(folder, splits)
+    if not splits:
+        refuse_nested_splits(folder)
     base = f"{folder.base}/" if folder.base else ""
     rows: dict[str, list[tuple[str, Any]]] = {split: [] for split in parts}
     for name, value in described.rows:
         split = next((split for split, top in splits.items() if name.startswith(f"{base}{top}/")), None)
         if split is not None or not splits:
             rows[split or "train"].append((name, value))
+        elif not split_names:
+            raise ValueError(f"--dataset {folder.source}: {name} lies outside the split folders: move it into one")
     if empty := [split for split, found in rows.items() if not found]:
         raise ValueError(
             f"--dataset {folder.source}: no row of {named(described.tables)} names an image of the {empty[0]} split"

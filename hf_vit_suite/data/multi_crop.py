@@ -106,7 +106,7 @@ class MultiCropTransform:
 
 def multi_crop_transform(
     image_processor,
-    local_size: int,
+    local_size: int | tuple[int, int],
     num_local: int = 8,
     *,
     local_scale: float = 0.05,
@@ -118,7 +118,7 @@ def multi_crop_transform(
 
     Args:
         image_processor: Source of the global crops' size, interpolation, mean and standard deviation.
-        local_size: Side of the local crops in pixels; the paper uses 96 with global crops of 224.
+        local_size: Side, or (height, width), of the local crops in pixels; the paper uses 96 with 224 globally.
         num_local: Number of local crops.
         local_scale: Smallest fraction of the image's area in a local crop.
         global_scale: Largest fraction of the image's area in a local crop, and smallest in a global crop.
@@ -140,9 +140,11 @@ def multi_crop_transform(
         )
 
     size = input_size(image_processor)
+    if isinstance(local_size, int):
+        local_size = (local_size, local_size)
     return MultiCropTransform(
         (transform(size, (global_scale, 1.0), 1.0, 0.0), transform(size, (global_scale, 1.0), 0.1, 0.2)),
-        transform((local_size, local_size), (local_scale, global_scale), 0.5, 0.0),
+        transform(local_size, (local_scale, global_scale), 0.5, 0.0),
         num_local,
         patch_size,
     )

@@ -14,7 +14,18 @@ from .archives import open_idx, open_parquet, open_shards
 from .arrays import IDX_IMAGES, load_digits
 from .columns import UNDECODED
 from .labels import MULTI
-from .layout import LAYOUTS, Folder, ImageRows, ambiguous, class_rows, descend, ignore_unread, named, plain_rows
+from .layout import (
+    LAYOUTS,
+    SPLIT_OF_NAME,
+    Folder,
+    ImageRows,
+    ambiguous,
+    class_rows,
+    descend,
+    ignore_unread,
+    named,
+    plain_rows,
+)
 from .listing import Listing, list_folder, sort_file
 from .metadata import describe, metadata_files, metadata_rows, names_values, one_row_an_image, open_tables
 from .objects import Source, object_splits
@@ -104,7 +115,7 @@ def find_layout(listing: Listing, request: Request) -> str:
             "class folders (--layout class_folders)",
             f"images with labels in {named(metadata_files(listing))} (--layout metadata)",
         )
-    if archives and images and are_strays(folder, archives):
+    if archives and images and are_strays(folder, images[0], archives):
         return images[0]
     found = [*images, *archives]
     if len(found) > 1:
@@ -141,13 +152,19 @@ def image_layouts(listing: Listing, folder: Folder, request: Request) -> list[st
     described = any(names_values(table, request.kind, request.value_column, request.image_column) for table in tables)
     if request.needs == "captions":
         return ["metadata"] if tables else []
-    has_classes = len(folder.tops) > 1 or any(folder.is_nested(top) for top in folder.tops)
-    return ["class_folders"] * has_classes + ["metadata"] * described
+    return ["class_folders"] * has_classes(folder) + ["metadata"] * described
 
 
-def are_strays(folder: Folder, archives: Mapping[str, Sequence[str]]) -> bool:
-    """Whether archives lie beside or in folders of images, not in folders of their own."""
-    return bool(folder.tops) and all(
+def has_classes(folder: Folder) -> bool:
+    """Whether folders may be classes: there are several, not only `train`, `test` and the like without any below."""
+    if any(folder.is_nested(top) for top in folder.tops):
+        return True
+    return len(folder.tops) > 1 and not all(top.lower() in SPLIT_OF_NAME for top in folder.tops)
+
+
+def are_strays(folder: Folder, layout: str, archives: Mapping[str, Sequence[str]]) -> bool:
+    """Whether archives lie beside or in folders of images or described images, not in folders of their own."""
+    return (bool(folder.tops) or layout == "metadata") and all(
         "/" not in name or any(name.startswith(f"{top}/") for top in folder.tops)
         for names in archives.values()
         for name in names
@@ -199,7 +216,7 @@ def open_metadata(listing: Listing, request: Request, tables: Sequence[str] | No
     ignore_unread(listing, read=names)
     opened = image_rows(listing, rows, request)
     opened.undescribed = [listing.path(name) for name in described.undescribed]
-    opened.columns = request.value_column.split(",") if has_lists(rows) and request.value_column else None
+    opened.columns = described.columns
     return opened
 
 

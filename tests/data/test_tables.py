@@ -255,3 +255,32 @@ def test_two_labels_of_one_image_are_a_question(tmp_path: Path):
         load_image_dataset(str(tmp_path))
     data = load_image_dataset(str(tmp_path), problem_type="multi_label_classification")
     assert [1.0, 1.0] in [row["label"] for rows in data.splits.values() for row in rows]
+
+
+def test_lists_in_a_column_named_by_option_are_several_labels(tmp_path: Path):
+    save_pictures(tmp_path, [f"{number}.png" for number in range(12)])
+    lines = [json.dumps({"file_name": f"{number}.png", "kinds": ["a", "b"][: 1 + number % 2]}) for number in range(12)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    data = load_image_dataset(str(tmp_path), label_column="kinds")
+    assert data.label_names == ["a", "b"]
+    assert {tuple(row["label"]) for rows in data.splits.values() for row in rows} == {(1.0, 0.0), (1.0, 1.0)}
+
+
+@pytest.mark.parametrize("below", ["", "archive/", "archive/photos/"])
+def test_described_images_of_test_folders_are_no_training_images(tmp_path: Path, below: str):
+    names = [f"{below}{split}/{number}.png" for split in ("Train", "test") for number in range(8)]
+    save_pictures(tmp_path, names)
+    rows = [(name, "ab"[number % 2]) for number, name in enumerate(names)]
+    (tmp_path / "metadata.csv").write_text(written(rows).replace("text", "label", 1))
+    data = load_image_dataset(str(tmp_path), validation_fraction=0.2)
+    assert {Path(row["image"]["path"]).parent.name for row in data.splits["test"]} == {"test"}
+    assert len(data.splits["test"]) == 8
+
+
+def test_described_image_outside_the_split_folders_is_refused(tmp_path: Path):
+    save_pictures(tmp_path / "data", ["train/0.png", "test/1.png"])
+    save_pictures(tmp_path, ["elsewhere.png"])
+    rows = [("train/0.png", "a"), ("test/1.png", "b"), (str(tmp_path / "elsewhere.png"), "c")]
+    (tmp_path / "data" / "metadata.csv").write_text(written(rows))
+    with pytest.raises(ValueError, match=r"elsewhere.png lies outside the split folders: move it into one"):
+        load_captioned_images(str(tmp_path / "data"))
