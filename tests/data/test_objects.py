@@ -116,3 +116,45 @@ def test_splits_that_number_their_classes_differently_are_refused():
 def test_other_objects_are_refused(source, message: str):
     with pytest.raises(ValueError, match=message):
         load_image_dataset(source)
+
+
+def test_torch_data_set_of_images_alone_trains_without_labels():
+    pictures = images(6)
+    assert len(load_unlabelled(Pairs(pictures)).rows) == 6
+    assert len(load_unlabelled(Pairs([(image, 1) for image in pictures])).rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type"),
+    [
+        ([torch.tensor([1, 0, 1]), torch.tensor([0, 1, 0])], "multi_label_classification"),
+        ([np.array([1.0, 0.0]), np.array([1.0, 1.0])], "multi_label_classification"),
+        ([["cat", "dog"], ["dog", "owl"]], None),
+        ([torch.tensor(0), torch.tensor(1)], "single_label_classification"),
+        ([np.int64(3), np.int64(5)], "single_label_classification"),
+        ([0.5, 1.25], "regression"),
+    ],
+)
+def test_torch_labels_are_one_several_or_values(labels: list, problem_type: str | None):
+    data = Pairs([(image, labels[number % 2]) for number, image in enumerate(images(12))])
+    if problem_type is None:  # texts are captions
+        assert load_captioned_images(data).rows["text"][:2] == [["cat", "dog"], ["dog", "owl"]]
+        return
+    given = {"problem_type": problem_type} if problem_type == "regression" else {}
+    loaded = load_image_dataset(data, **given)
+    assert loaded.problem_type == problem_type
+    found = [row["label"] for rows in loaded.splits.values() for row in rows]
+    if problem_type != "single_label_classification":
+        assert {tuple(label) for label in found} == {tuple(np.asarray(label, float).reshape(-1)) for label in labels}
+    else:
+        assert loaded.label_names == [str(int(label)) for label in labels]
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "text"])
+def test_items_may_be_mappings(name: str):
+    values = ["a red square", "a blue one"] if name == "text" else [0, 1]
+    data = Pairs([{"image": image, name: values[number % 2]} for number, image in enumerate(images(12))])
+    if name == "text":
+        assert load_captioned_images(data).rows["text"][:2] == [["a red square"], ["a blue one"]]
+    else:
+        assert load_image_dataset(data).label_names == ["0", "1"]
