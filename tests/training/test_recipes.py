@@ -234,6 +234,29 @@ def test_unreadable_images_are_counted_or_stop_the_run(recipe: TinyRecipe, run_c
 
 
 @every_recipe
+def test_run_says_what_it_read_and_options_choose_the_splits(recipe: TinyRecipe, run_command, tmp_path: Path):
+    for split in ("Alpha", "Beta", "extra"):
+        recipe.data(tmp_path / "photos" / split)
+    (tmp_path / "photos" / "more.zip").touch()
+    options = {
+        "dataset": tmp_path / "photos",
+        "output_dir": tmp_path / "out",
+        "split_names": ["train=Beta", "test=Alpha"],
+        "dataloader_num_workers": 2,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 1,
+        "save_strategy": "no",
+    }
+    said = run_command(*recipe.command(**options)).stderr
+    found = report(tmp_path / "out")
+    assert found["data"]["summary"] in said
+    assert found["data"]["ignored"]["no images"] == {"files": 1, "first": ["more.zip"]}
+    assert found["data"]["ignored"]["outside the named splits"]["files"] == 36
+    assert found["images"]["train"] == (33 if recipe.name == "finetune" else 36)
+    assert "36 train" in found["data"]["summary"]
+
+
+@every_recipe
 def test_help_is_grouped_and_short_and_the_rest_is_in_help_all(
     recipe: TinyRecipe, run_command, monkeypatch: pytest.MonkeyPatch
 ):
