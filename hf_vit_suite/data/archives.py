@@ -20,6 +20,9 @@ from .request import Opened, Request, cause_of
 from .shards import shard_rows, value_column
 from .splits import from_columns, in_memory
 
+# Raise it when `shard_rows` yields other rows of the same shards: `datasets` keeps its copy between versions.
+ROWS_VERSION = "1"
+
 
 def open_idx(listing: Listing, request: Request) -> Opened:
     """Opens a folder of MNIST's IDX files."""
@@ -125,7 +128,9 @@ def open_shards(listing: Listing, request: Request) -> Opened:
     opened = {}
     try:
         for split, shards in splits.items():
-            stamp = " ".join(f"{os.stat(name).st_size}.{os.stat(name).st_mtime_ns}" for name in shards)
+            stamp = " ".join(
+                [ROWS_VERSION, *(f"{os.stat(name).st_size}.{os.stat(name).st_mtime_ns}" for name in shards)]
+            )
             arguments = {"image_column": request.image_column, "column": column, "is_list": is_list, "stamp": stamp}
             rows = make(shard_rows, features=Features(features), gen_kwargs={"shards": shards, **arguments})
             opened[split] = rows.rename_column("value", request.kind) if column is not None else rows

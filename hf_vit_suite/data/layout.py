@@ -20,6 +20,12 @@ SPLIT_NAMES = {
 SPLIT_OF_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 # A split's name as a whole word: `imagenet-val-0001.tar` is validation, `valuable.parquet` is not.
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF_NAME)})(?![a-z])")
+# What stands behind a split's name in folders' names: `train2017`, `test_set`, `val images`.
+SPLIT_FOLDER = re.compile(
+    rf"({'|'.join(SPLIT_OF_NAME)})([-_ ]?(\d{{1,4}}|set|split|data|dataset|images?|imgs?|photos|pictures))?"
+)
+# Folders of these names are parts of a data set, not classes.
+PARTS = {"images", "imgs", "annotations", "labels", "masks", "segmentations"}
 
 OTHER_SPLIT = "of splits that are not read"
 OUTSIDE = "outside the named splits"
@@ -40,6 +46,12 @@ class ImageRows:
     layout: str
     splits: dict[str, list[tuple[str, Any]]]
     tables: list[str] = field(default_factory=list)
+
+
+def split_of(folder: str) -> str | None:
+    """The split that a folder's name says, in any case; None if it says none."""
+    match = SPLIT_FOLDER.fullmatch(folder.lower())
+    return SPLIT_OF_NAME[match[1]] if match else None
 
 
 def parts_of(name: str) -> list[str]:
@@ -115,7 +127,7 @@ def descend(folder: Folder) -> Folder:
     """Goes down through single folders, as archives unpack to, while they hold nothing but one folder of folders."""
     while not folder.loose and len(folder.tops) == 1:
         (top,) = folder.tops
-        if top.lower() in SPLIT_OF_NAME or not folder.is_nested(top):
+        if split_of(top) is not None or not folder.is_nested(top):
             break
         folder = folder.below(top)
     return folder
@@ -137,7 +149,7 @@ def split_folders(folder: Folder, needs: Needs, split_names: Mapping[str, str]) 
     """
     if split_names:
         return chosen_splits(folder, split_names)
-    names = [top for top in folder.tops if top.lower() in SPLIT_OF_NAME]
+    names = [top for top in folder.tops if split_of(top)]
     others = [top for top in folder.tops if top not in names]
     splits = [top for top in names if needs == "captions" or folder.is_nested(top)] if needs else names
     if needs == "labels" and not splits:
@@ -145,12 +157,13 @@ def split_folders(folder: Folder, needs: Needs, split_names: Mapping[str, str]) 
             raise ValueError(
                 f"--dataset {folder.source}: the folders {named(names)} hold images but no class folders, expected "
                 f"{names[0]}/CLASS/IMAGE.png; if these are the classes, give --layout class_folders"
+                f"{table_hint(folder.listing)}"
             )
         return {}
     if not splits or (others and len(names) == 1 and not folder.is_nested(names[0])):
         return {}
     if others:
-        choice = " ".join(f"{SPLIT_OF_NAME[top.lower()]}={top}" for top in splits)
+        choice = " ".join(f"{split_of(top)}={top}" for top in splits)
         raise ambiguous(
             folder.source,
             f"the splits {named(splits)} beside {named(others)}, which is then left out (--split_names {choice})",
@@ -167,7 +180,7 @@ def checked_splits(folder: Folder, splits: Sequence[str], names: Sequence[str]) 
     """
     folder_of: dict[str, str] = {}
     for top in splits:
-        split = SPLIT_OF_NAME[top.lower()]
+        split = split_of(top)
         if split in folder_of:
             raise ValueError(
                 f"--dataset {folder.source}: {folder_of[split]} and {top} both name the {split} split: choose by "
@@ -246,7 +259,7 @@ def classes_of(folder: Folder, deep: bool, is_open: bool, is_train: bool) -> lis
     if not folder.tops:
         raise ValueError(
             f"--dataset {where}: no images in class subfolders, expected {where}/CLASS/IMAGE.png, or metadata.csv "
-            "with the columns file_name and label"
+            f"with the columns file_name and label{table_hint(folder.listing)}"
         )
     if folder.loose:
         raise ValueError(f"--dataset {where}: {folder.loose[0]} lies in no class folder: move it into one, or away")
@@ -256,6 +269,7 @@ def classes_of(folder: Folder, deep: bool, is_open: bool, is_train: bool) -> lis
             f"{plugin_hint(folder.listing)}"
         )
     if is_open:
+        refuse_parts(folder, where)
         refuse_two_depths(folder, where)
     rows = []
     for top, names in folder.tops.items():
@@ -265,10 +279,32 @@ def classes_of(folder: Folder, deep: bool, is_open: bool, is_train: bool) -> lis
     return rows
 
 
+def table_hint(listing: Listing) -> str:
+    """Which table may hold the labels; empty if there is none."""
+    return (
+        f"; a table of the labels can be given as --dataset {listing.path(listing.tables[0])}"
+        if listing.tables
+        else ""
+    )
+
+
 def plugin_hint(listing: Listing) -> str:
     """What to install for images that need a plugin; empty if there are none."""
     names = listing.ignored.get(NEED_PLUGIN)
     return f"; {names[0]} needs a plugin of Pillow, such as pillow-heif" if names else ""
+
+
+def refuse_parts(folder: Folder, where: str) -> None:
+    """Refuses folders such as `images` and `masks` as classes.
+
+    Raises:
+        ValueError: Naming the folders.
+    """
+    if parts := [top for top in folder.tops if top.lower() in PARTS]:
+        raise ValueError(
+            f"--dataset {where}: {named(parts)} looks like a part of a data set and not like a class: name the folder "
+            "that holds the class folders, or give --layout class_folders"
+        )
 
 
 def refuse_two_depths(folder: Folder, where: str) -> None:
@@ -325,7 +361,7 @@ def refuse_nested_splits(folder: Folder) -> None:
     for name in images_of(folder):
         parts = parts_of(inside(name, folder.base))[:-1]
         for depth in range(1, len(parts)):
-            if split := SPLIT_OF_NAME.get(parts[depth].lower()):
+            if split := split_of(parts[depth]):
                 splits.setdefault("/".join(parts[:depth]), set()).add(split)
     if mixed := sorted(where for where, names in splits.items() if len(names) > 1):
         raise ValueError(

@@ -271,3 +271,41 @@ def test_commands_stop_where_the_data_are_not_clear(run_command, tmp_path: Path)
     for command in (("finetune", "--model", str(model)), ("pretrain", "mae"), ("evaluate", "knn", str(model))):
         result = run_command(*command, "--dataset", str(tmp_path / "data"), check=False)
         assert_one_line_error(result, "can be read in more than one way: the splits train beside more")
+
+
+@pytest.mark.parametrize(
+    "names", [("train2017", "val2017"), ("train_set", "Test_Set"), ("Train Images", "test images")]
+)
+def test_split_folders_with_longer_names_are_known(tmp_path: Path, names: tuple[str, str]):
+    for name in names:
+        make_images(tmp_path / "flat" / name)
+        make_classes(tmp_path / "classes" / name, "a", "b")
+    assert {Path(path).parent.name for path in unlabelled(tmp_path / "flat")} == {names[0]}
+    with pytest.raises(ValueError, match="hold images but no class folders"):
+        labelled(tmp_path / "flat")
+    data = load_image_dataset(str(tmp_path / "classes"))
+    assert data.label_names == ["a", "b"]
+    assert len(data.splits["validation" if "val2017" in names else "test"]) == 8
+
+
+@pytest.mark.parametrize("names", [("training day", "test drive"), ("trains", "tests"), ("trainer", "protest")])
+def test_names_that_only_begin_as_splits_are_classes(tmp_path: Path, names: tuple[str, str]):
+    make_classes(tmp_path, *names)
+    assert load_image_dataset(str(tmp_path)).label_names == sorted(names)
+    assert len(unlabelled(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("names", [("images", "annotations"), ("Images", "masks"), ("cats", "labels")])
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path, names: tuple[str, str]):
+    make_classes(tmp_path, *names)
+    with pytest.raises(ValueError, match="looks like a part of a data set and not like a class: name the folder that"):
+        labelled(tmp_path)
+    assert load_image_dataset(str(tmp_path), layout="class_folders").label_names == sorted(names)
+
+
+def test_table_beside_images_without_classes_is_named(tmp_path: Path):
+    make_images(tmp_path / "train")
+    make_images(tmp_path / "test")
+    (tmp_path / "labels.csv").write_text("file_name,label\n")
+    with pytest.raises(ValueError, match=r"a table of the labels can be given as --dataset .*/labels.csv"):
+        labelled(tmp_path)
