@@ -123,17 +123,19 @@ def inside(name: str, base: str) -> str:
     return name[len(base) + 1 :] if name.startswith(base + "/") else ""
 
 
-def descend(folder: Folder) -> Folder:
+def descend(folder: Folder, split_names: Mapping[str, str]) -> Folder:
     """Goes down through single folders, as archives unpack to, while they hold nothing but one folder of folders."""
     while not folder.loose and len(folder.tops) == 1:
         (top,) = folder.tops
-        if split_of(top) is not None or not folder.is_nested(top):
+        if split_of(top) is not None or top in split_names.values() or not folder.is_nested(top):
             break
         folder = folder.below(top)
     return folder
 
 
-def split_folders(folder: Folder, needs: Needs, split_names: Mapping[str, str]) -> dict[str, str]:
+def split_folders(
+    folder: Folder, needs: Needs, split_names: Mapping[str, str], layout: str | None = None
+) -> dict[str, str]:
     """Finds the folders of the splits: split -> first-level folder; empty if there are none.
 
     Folders with the names of splits are splits only if they contain what a split would: class folders for labels. A
@@ -143,6 +145,7 @@ def split_folders(folder: Folder, needs: Needs, split_names: Mapping[str, str]) 
         folder: The images.
         needs: What each image needs.
         split_names: Split -> folder, if the user named them.
+        layout: If the user chose it: where folders could be splits or classes, they are then no splits.
 
     Raises:
         ValueError: If folders could be splits or classes, two are the same split, or none is `train`.
@@ -153,7 +156,7 @@ def split_folders(folder: Folder, needs: Needs, split_names: Mapping[str, str]) 
     others = [top for top in folder.tops if top not in names]
     splits = [top for top in names if needs == "captions" or folder.is_nested(top)] if needs else names
     if needs == "labels" and not splits:
-        if len(names) > 1 and not others:
+        if len(names) > 1 and not others and layout is None:
             raise ValueError(
                 f"--dataset {folder.source}: the folders {named(names)} hold images but no class folders, expected "
                 f"{names[0]}/CLASS/IMAGE.png; if these are the classes, give --layout class_folders"
@@ -161,6 +164,8 @@ def split_folders(folder: Folder, needs: Needs, split_names: Mapping[str, str]) 
             )
         return {}
     if not splits or (others and len(names) == 1 and not folder.is_nested(names[0])):
+        return {}
+    if others and layout is not None:
         return {}
     if others:
         choice = " ".join(f"{split_of(top)}={top}" for top in splits)
@@ -210,7 +215,7 @@ def chosen_splits(folder: Folder, split_names: Mapping[str, str]) -> dict[str, s
                 f"--dataset {folder.source} has no folder of images {top} for --split_names {split}={top}, it has "
                 f"{named(sorted(folder.tops))}"
             )
-    for top in set(folder.tops) - set(split_names.values()):
+    for top in sorted(set(folder.tops) - set(split_names.values())):
         folder.listing.ignore(OUTSIDE, take(folder, top))
     folder.listing.ignore(OUTSIDE, folder.loose)
     folder.loose = []
@@ -245,8 +250,8 @@ def class_rows(folder: Folder, split_names: Mapping[str, str], layout: str | Non
         ValueError: If images lie outside class folders, a class folder is empty, or it is not clear which folders are
             the classes.
     """
-    folder = folder if layout else descend(folder)
-    splits = {} if layout and not split_names else split_folders(folder, "labels", split_names)
+    folder = descend(folder, split_names)
+    splits = split_folders(folder, "labels", split_names, layout)
     parts = split_parts(folder, splits)
     deep = layout == "leaf_folders"
     rows = {split: classes_of(part, deep, layout is None, split == "train") for split, part in parts.items()}
@@ -281,11 +286,8 @@ def classes_of(folder: Folder, deep: bool, is_open: bool, is_train: bool) -> lis
 
 def table_hint(listing: Listing) -> str:
     """Which table may hold the labels; empty if there is none."""
-    return (
-        f"; a table of the labels can be given as --dataset {listing.path(listing.tables[0])}"
-        if listing.tables
-        else ""
-    )
+    tables = listing.tables
+    return f"; a table of the labels can be given as --dataset {listing.path(tables[0])}" if tables else ""
 
 
 def plugin_hint(listing: Listing) -> str:
@@ -335,8 +337,8 @@ def plain_rows(folder: Folder, split_names: Mapping[str, str], layout: str | Non
         raise ValueError(
             f"--dataset {folder.source}: there is no image in this folder or below{plugin_hint(folder.listing)}"
         )
-    folder = folder if layout else descend(folder)
-    splits = {} if layout and not split_names else split_folders(folder, None, split_names)
+    folder = descend(folder, split_names)
+    splits = split_folders(folder, None, split_names, layout)
     parts = split_parts(folder, splits)
     for split, part in parts.items():
         if split != "train":

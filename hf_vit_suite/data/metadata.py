@@ -179,7 +179,7 @@ def one_row_an_image(rows: Sequence[tuple[str, Any]], gather: bool, source: str)
 
 def metadata_rows(folder: Folder, described: Described, split_names: dict[str, str]) -> ImageRows:
     """Parts described images into the splits of their folders."""
-    folder = descend(folder)
+    folder = descend(folder, split_names)
     splits = split_folders(folder, "captions", split_names)
     parts = split_parts(folder, splits)
     if not splits:

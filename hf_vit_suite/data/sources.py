@@ -107,7 +107,7 @@ def find_layout(listing: Listing, request: Request) -> str:
             raise ValueError(f"--layout must be one of {', '.join(LAYOUTS)}, got {request.layout}")
         return request.layout
     archives = archive_layouts(listing, request)
-    folder = descend(Folder(listing, listing.images, "", request.source))
+    folder = descend(Folder(listing, listing.images, "", request.source), request.split_names)
     images = image_layouts(listing, folder, request)
     if len(images) > 1:
         raise ambiguous(

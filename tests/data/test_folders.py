@@ -108,6 +108,24 @@ def test_options_choose_between_splits_and_classes(tmp_path: Path):
     assert len(unlabelled(tmp_path, layout="images")) == 24
 
 
+def test_option_for_the_depth_of_classes_keeps_the_splits(tmp_path: Path):
+    for split in ("train", "test"):
+        make_classes(tmp_path / "photos" / split, "cat/indoor", "cat/outdoor", "dog")
+    make_images(tmp_path / "photos" / "train" / "dog", 6)
+    with pytest.raises(ValueError, match=r"2 classes such as cat \(--layout class_folders\), or 3 classes such as"):
+        labelled(tmp_path)
+    for layout, names in (("class_folders", ["cat", "dog"]), ("leaf_folders", ["cat/indoor", "cat/outdoor", "dog"])):
+        data = load_image_dataset(str(tmp_path), layout=layout)
+        assert data.label_names == names
+        assert {path.split("/")[-4 if "cat" in path else -3] for path in paths(data.splits["test"])} == {"test"}
+    assert len(unlabelled(tmp_path, layout="images")) == 14
+
+
+def test_single_folder_may_be_named_as_the_training_split(tmp_path: Path):
+    make_classes(tmp_path / "2024", "a", "b")
+    assert load_image_dataset(str(tmp_path), split_names=["train=2024"]).label_names == ["a", "b"]
+
+
 @pytest.mark.parametrize("names", [("train", "test"), ("Training", "Testing", "val")])
 def test_splits_without_classes_are_no_classes(tmp_path: Path, names: tuple[str, ...]):
     for name in names:
