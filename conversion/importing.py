@@ -1,11 +1,12 @@
 """Converts reference weights to a folder that loads through AutoModel."""
 
 import json
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from hf_vit_suite.config_overrides import merged_fields, nested_fields
 from hf_vit_suite.models.presets import PRESETS, preset_config
 from hf_vit_suite.output import staged_folder
 
+from .checkpoints import MEANING, ChosenWeights, WeightSet, notes_on, unprefixed, weight_sets
 from .layout import HEAD, Evidence, Form, Layout
 from .layouts import all_layouts, get_layout
 from .locating import Located, locate
@@ -23,6 +25,8 @@ from .reading import Source, open_weights
 from .rules import Plan, UnaccountedTensorsError, listed, plan_import
 from .surroundings import label_fields, write_processors
 from .writing import RECORD, cast, in_turn, progress_of, write_safetensors
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Reference:
         config: Our configuration.
         plan: Conversion steps.
         planned: Our tensors on the meta device, which have shapes and dtypes only.
+        notes: Lines that state which of a checkpoint's weights were taken and what was left aside.
     """
 
     located: Located
@@ -48,6 +53,7 @@ class Reference:
     config: PretrainedConfig
     plan: Plan
     planned: dict[str, Tensor]
+    notes: list[str]
 
     def read(self, name: str) -> Tensor:
         """Reads one of the reference's tensors."""
@@ -66,6 +72,7 @@ def open_reference(
     preset: str | None = None,
     head: str | os.PathLike | None = None,
     config_overrides: dict[str, Any] | None = None,
+    weights: str | None = None,
 ) -> Reference:
     """Recognises a reference's weights and plans their conversion.
 
@@ -76,12 +83,14 @@ def open_reference(
         head: File of a linear classifier, which DINO and DINOv2 publish separately from the backbone.
         config_overrides: Config fields that override those read from the weights; fields of a nested config as a
             dictionary, or as in `{"vision_config.num_attention_heads": 8}`.
+        weights: Which weights of a training checkpoint to take, such as `"ema"`, `"student"` or the name of their
+            entry; default the plain weights, and the teacher of a teacher and a student.
 
     Raises:
         ValueError: If nothing is found, a file can't be read, no layout suits, or tensors are unknown, missing or of
             other shapes than the architecture's; the message lists them.
     """
-    return open_located(locate(source, layout), layout, preset, head, config_overrides)
+    return open_located(locate(source, layout), layout, preset, head, config_overrides, weights)
 
 
 def open_located(
@@ -90,27 +99,100 @@ def open_located(
     preset: str | None = None,
     head: str | os.PathLike | None = None,
     config_overrides: dict[str, Any] | None = None,
+    weights: str | None = None,
 ) -> Reference:
     """As `open_reference`, for files that are already located."""
-    sources = (open_weights(located.weights), *([open_weights(Path(head))] if head is not None else []))
-    described = {name: sources[0].describe(name) for name in sources[0].names()}
-    if head is not None:
-        described |= {HEAD + name: sources[1].describe(name) for name in sources[1].names()}
     named, own = preset_fields(preset), nested_fields(config_overrides or {})
-    evidence = Evidence(
-        shapes={name: tuple(tensor.shape) for name, tensor in described.items()},
-        root=sources[0].root,
-        kind=sources[0].kind,
-        settings=located.settings,
-        name=located.name,
-        overrides=merged_fields(named, own),
-    )
-    found, form = recognise(evidence, layout, located)
+    reading = read_names(located, layout, head, weights, merged_fields(named, own))
+    form, evidence = reading.form, reading.evidence
     check_fields(form.model.config_class(), own)  # before the architecture is computed from them
     config = with_overrides(architecture(form, evidence, located), named, own)
     config = type(config)(**{**config.to_dict(), **label_fields(config, evidence.settings)})
-    plan, planned = planned_import(form, config, described, located)
-    return Reference(located, sources, evidence, found, form, config, plan, planned)
+    plan, planned = planned_import(form, config, reading.described, located)
+    return Reference(located, reading.sources, evidence, reading.layout, form, config, plan, planned, reading.notes)
+
+
+class Reading(NamedTuple):
+    """A set of weights in a file, as a layout reads it.
+
+    Args:
+        sources: The weights and, if separate, the classifier's file.
+        described: Tensors on the meta device by name.
+        evidence: Information about the sources.
+        layout: Layout of the weights.
+        form: Form within the layout.
+        notes: Lines on the choice among the file's weights.
+    """
+
+    sources: tuple[Source, ...]
+    described: dict[str, Tensor]
+    evidence: Evidence
+    layout: Layout
+    form: Form
+    notes: list[str]
+
+
+def read_names(
+    located: Located,
+    layout: str | None,
+    head: str | os.PathLike | None,
+    weights: str | None,
+    overrides: dict[str, Any],
+) -> Reading:
+    """Finds the preferred set of weights that a layout recognises.
+
+    Args:
+        located: The weight file and the files next to it.
+        layout: Layout of the source; default recognised.
+        head: File of a separate linear classifier.
+        weights: Which of the file's weights to take; default the preferred.
+        overrides: Config fields that the user overrides.
+
+    Raises:
+        ValueError: If no layout recognises any set, or several equally preferred sets.
+    """
+    file = open_weights(located.weights)
+    heads = () if head is None else (open_weights(Path(head)),)
+    heads = tuple(ChosenWeights(opened, unprefixed(opened)) for opened in heads)
+    readings, failure = [], None
+    for chosen in weight_sets(file, weights):
+        sources = (ChosenWeights(file, chosen), *heads)
+        described = described_by(sources)
+        evidence = Evidence(
+            shapes={name: tuple(tensor.shape) for name, tensor in described.items()},
+            root=sources[0].root,
+            kind=file.kind,
+            settings=located.settings,
+            name=f"{located.name} {file.told_name()}".strip(),
+            overrides=overrides,
+        )
+        try:
+            readings.append((chosen, Reading(sources, described, evidence, *recognise(evidence, layout, located), [])))
+        except ValueError as error:
+            failure = failure or error
+    if not readings:
+        raise failure
+    refuse_equal(located, [one for one, _ in readings])
+    (chosen, reading), *others = readings
+    return reading._replace(notes=notes_on(file, chosen, [one for one, _ in others]))
+
+
+def described_by(sources: Sequence[Source]) -> dict[str, Tensor]:
+    """Tensors of the weights and of a separate classifier on the meta device, by the names that rules use."""
+    prefixes = ("", HEAD)
+    return {
+        prefix + name: source.describe(name)
+        for prefix, source in zip(prefixes, sources, strict=False)
+        for name in source.names()
+    }
+
+
+def refuse_equal(located: Located, sets: Sequence[WeightSet]) -> None:
+    """Raises `ValueError` if no rule prefers the first of several sets of weights."""
+    equal = [one for one in sets if one.preference() == sets[0].preference()]
+    if len(equal) > 1:
+        names = ", ".join(f"{one.path} ({MEANING[one.role]})" for one in equal)
+        raise ValueError(f"{located.weights} holds several models, {names}: choose one, --weights {equal[0].path}")
 
 
 def architecture(form: Form, evidence: Evidence, located: Located) -> PretrainedConfig:
@@ -221,6 +303,7 @@ def convert(
     dtype: torch.dtype | None = None,
     head: str | os.PathLike | None = None,
     config_overrides: dict[str, Any] | None = None,
+    weights: str | None = None,
 ) -> PreTrainedModel:
     """Converts reference weights to a folder that loads through AutoModel, with processors and labels.
 
@@ -233,6 +316,7 @@ def convert(
         head: File of a linear classifier, which DINO and DINOv2 publish separately from the backbone.
         config_overrides: Config fields that override those read from the weights; fields of a nested config as a
             dictionary, or as in `{"vision_config.num_attention_heads": 8}`.
+        weights: Which weights of a training checkpoint to take, as in `open_reference`.
 
     Returns:
         The model, reloaded from the folder.
@@ -240,9 +324,16 @@ def convert(
     Raises:
         ValueError: As in `open_reference`; nothing is written.
     """
-    reference = open_reference(source, layout, preset, head, config_overrides)
+    reference = open_reference(source, layout, preset, head, config_overrides, weights)
+    log_notes(reference)
     write_model(reference, Path(output_dir), dtype)
     return reference.form.model.from_pretrained(output_dir)
+
+
+def log_notes(reference: Reference) -> None:
+    """Logs which of a checkpoint's weights were taken and what was left aside."""
+    for note in reference.notes:
+        logger.warning("%s: %s", reference.located.weights, note)
 
 
 def write_model(
@@ -306,6 +397,7 @@ def load(name: str | os.PathLike, **options: Any) -> PreTrainedModel:
         (architecture,) = located.settings["architectures"]
         return getattr(hf_vit_suite, architecture).from_pretrained(located.folder, **options)
     reference = open_located(located, **options)
+    log_notes(reference)
     reference.config.dtype = common_dtype(reference.planned.values())
     state = dict(reference.tensors(reference.config.dtype))
     return reference.form.model.from_pretrained(None, config=reference.config, state_dict=state)

@@ -1,5 +1,6 @@
 """Definition of a layout: its kinds of files, the model that each holds, and the conversion rules."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,8 +19,11 @@ from .rules import Rule, fuse, rename, within
 
 # Number of heads by published width, since shapes don't determine it. The first line lists the widths whose heads
 # don't have 64 channels, the second those whose heads do.
-HEADS = {1280: 16, 1408: 16, 1664: 16}
+HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16}
 HEADS |= {width: width // 64 for width in (192, 256, 320, 384, 512, 640, 768, 896, 1024, 1536)}
+HEAD_WIDTH = 64  # assumed for multiples of it that are not published
+
+logger = logging.getLogger(__name__)
 
 
 class Evidence(NamedTuple):
@@ -129,6 +133,8 @@ class Layout:
 def number_of_heads(width: int, evidence: Evidence, part: str = "", told: int | None = None) -> int:
     """Number of attention heads: the user's override, else the source's, else that of published models of this width.
 
+    Any other multiple of 64 gets heads of 64 channels, with a warning.
+
     Args:
         width: Width of the tokens in channels.
         evidence: Evidence of the source.
@@ -136,10 +142,17 @@ def number_of_heads(width: int, evidence: Evidence, part: str = "", told: int | 
         told: Number that the source states, if any.
 
     Raises:
-        ValueError: If all three are unknown.
+        ValueError: If all are unknown.
     """
     field = f"{part}num_attention_heads"
     heads = evidence.override(field) or told or HEADS.get(width)
+    if heads is None and width % HEAD_WIDTH == 0:
+        heads = width // HEAD_WIDTH
+        logger.warning(
+            "no published model is %d wide: assumed heads of 64 channels, %s=%d; if the model has other heads, set "
+            "--config_overrides %s=N",
+            *(width, field, heads, field),
+        )
     if heads is None:
         raise ValueError(
             f"no published model is {width} wide, and the number of heads can't be read from weights: "
@@ -221,6 +234,16 @@ def encoder_fields(evidence: Evidence, positioned_prefix: int = 1) -> dict[str, 
         "num_channels": channels,
         "image_size": side * patch,
     }
+
+
+# Parts that encoders got after the first papers; training programs store such encoders as they do plain ones.
+LATER_PARTS = ("blocks.0.ls1.gamma", "dist_token", "reg_token", "register_tokens", "norm_pre.weight")
+
+
+def has_plain_encoder(evidence: Evidence, prefix: str = "") -> bool:
+    """Whether a source has an encoder under timm's names, without later parts such as LayerScale or registers."""
+    needed = [prefix + name for name in ("cls_token", "pos_embed", "blocks.0.attn.qkv.weight")]
+    return evidence.has(*needed) and not any(evidence.has(prefix + name) for name in LATER_PARTS)
 
 
 def has_published_blocks(config: PretrainedConfig) -> bool:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from .pickles import CONSOLIDATE
+
 # Names of weight files in folders and repositories, in order of preference, and the settings file of each.
 WEIGHT_FILES = {
     "model.safetensors": "config.json",
@@ -15,7 +17,7 @@ WEIGHT_FILES = {
     "open_clip_pytorch_model.bin": "open_clip_config.json",
     "pytorch_model.bin": "config.json",
 }
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".ckpt", ".pth.tar")
 TEXT_FILES = ["*.json", "*.txt"]
 
 
@@ -71,7 +73,10 @@ def weights_in(folder: Path, wanted: list[str]) -> Path:
     for file in wanted:
         if (folder / file).is_file():
             return folder / file
-    others = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    files = sorted(folder.iterdir())
+    if any(path.suffix == ".distcp" for path in files):
+        raise ValueError(f"{folder} holds the shards of distributed weights: {CONSOLIDATE}")
+    others = [path for path in files if path.name.endswith(SUFFIXES)]
     if len(others) != 1:
         found = ", ".join(path.name for path in others) or "none"
         raise ValueError(f"{folder} has no weight file of a known name: name the file itself (there: {found})")

@@ -4,9 +4,7 @@ Formats: safetensors (one file, or several with an index), torch's zip and legac
 NumPy's .npz. Sources read tensors one at a time, except TorchScript and legacy pickles, which load at once.
 """
 
-import argparse
 import json
-import pickle
 import re
 import struct
 import zipfile
@@ -20,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .pickles import CONSOLIDATE, SAVE_AGAIN, WeightFileError, unpickled
 from .torchscript import read_torchscript
 from .writing import SAFETENSORS_TYPES
 
@@ -28,14 +27,8 @@ TORCH_TYPES = {name: dtype for dtype, name in SAFETENSORS_TYPES.items()}
 # Maximum ratio of uncompressed to compressed size. Published files with all-zero heads compress well; zip bombs
 # expand a thousandfold.
 LARGEST_EXPANSION = 20
-# Entries of training checkpoints that are not weights; they are ignored.
-BOOKKEEPING = {"arch", "args", "best_acc", "config", "epoch", "fp16_scaler", "iteration", "loss_scaler"}
-BOOKKEEPING |= {"lr_scheduler", "max_accuracy", "metric", "name", "optimizer", "scaler", "scheduler", "version"}
-ROOTS = ("model", "state_dict")
-
-
-class WeightFileError(ValueError):
-    """Raised if a file can't be read as weights; the message names the file and the cause."""
+# Maximum depth of nested dictionaries; those of training checkpoints have fewer levels.
+DEEPEST = 12
 
 
 class Source(ABC):
@@ -66,6 +59,18 @@ class Source(ABC):
     def metadata(self) -> dict[str, str]:
         """Metadata of the file; empty if the format has none."""
         return {}
+
+    def container(self, name: str) -> str:
+        """The part of a name that consists of dictionary entries, such as `"state_dict."`; empty without any."""
+        return ""
+
+    def other_values(self) -> list[str]:
+        """Names of the values that are no tensors."""
+        return []
+
+    def told_name(self) -> str:
+        """The model's name that a training program stored; empty without one."""
+        return ""
 
 
 class SafetensorsSource(Source):
@@ -113,50 +118,54 @@ class TorchSource(Source):
 
     def __init__(self, path: Path, content: Any):
         super().__init__(path)
-        self.tensors = self.find_tensors(content)
-        for name, tensor in self.tensors.items():
-            if tensor.is_sparse or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-                raise WeightFileError(f"{path} claims more numbers for {name} than it holds")
-
-    def find_tensors(self, content: Any) -> dict[str, Tensor]:
         if not isinstance(content, dict):
-            raise WeightFileError(f"{self.path} holds a {type(content).__name__}, not tensors by name")
-        for root in ROOTS:
-            if isinstance(content.get(root), dict):
-                self.refuse_unknown({name for name in content if name != root})
-                self.root = root + "."
-                return self.without_module(self.flattened(content[root]))
-        return self.without_module(self.flattened(content))
+            raise WeightFileError(f"{path} holds a {type(content).__name__}, not tensors by name: {SAVE_AGAIN}")
+        self.tensors: dict[str, Tensor] = {}
+        self.containers: dict[str, str] = {}
+        self.values: list[str] = []
+        self.seen: set[int] = set()
+        # open_clip stores the run's name, which contains the model's; timm stores `arch`, DeiT and MAE `args.model`.
+        told = [content.get("name"), content.get("arch"), getattr(content.get("args"), "model", None)]
+        self.model_name = " ".join(name for name in told if isinstance(name, str))
+        self.collect(content, "", depth=0)
 
-    def without_module(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Removes DistributedDataParallel's prefix `module.` if all names have it."""
-        prefix = "module."
-        if not tensors or not all(name.startswith(prefix) for name in tensors):
-            return tensors
-        self.root += prefix
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    def collect(self, content: dict, container: str, depth: int) -> None:
+        """Collects the tensors of nested dictionaries under joined names, and the names of all other values.
 
-    def flattened(self, content: dict) -> dict[str, Tensor]:
-        tensors, others = {}, set()
-        for name, value in content.items():
-            if isinstance(name, str) and isinstance(value, Tensor):
-                tensors[name] = value
-            elif isinstance(value, dict) and value and all(isinstance(part, Tensor) for part in value.values()):
-                tensors.update({f"{name}.{part}": tensor for part, tensor in value.items()})
+        Reads a dictionary once, so that one that is stored under two names counts as one.
+        """
+        self.seen.add(id(content))
+        for key, value in content.items():
+            name = f"{container}{key}"
+            if name in self.tensors:
+                raise WeightFileError(f"{self.path} holds {name} twice, as an entry and as a prefix: rename one")
+            if isinstance(value, Tensor):
+                self.tensors[name], self.containers[name] = value, container
+            elif isinstance(value, dict) and value and depth < DEEPEST:
+                if id(value) not in self.seen:
+                    self.collect(value, f"{name}.", depth + 1)
             else:
-                others.add(name)
-        self.refuse_unknown(others)
-        return tensors
-
-    def refuse_unknown(self, names: set[str]) -> None:
-        if unknown := sorted(str(name) for name in names - BOOKKEEPING):
-            raise WeightFileError(f"{self.path} holds what is no tensor and not known: {', '.join(unknown[:12])}")
+                self.values.append(name)
 
     def names(self) -> list[str]:
         return list(self.tensors)
 
+    def container(self, name: str) -> str:
+        return self.containers[name]
+
+    def other_values(self) -> list[str]:
+        return self.values
+
+    def told_name(self) -> str:
+        return self.model_name
+
     def describe(self, name: str) -> Tensor:
         tensor = self.tensors[name]
+        if type(tensor).__module__.startswith("torch.distributed."):
+            raise WeightFileError(f"{self.path} holds one process's shard of distributed weights: {CONSOLIDATE}")
+        is_dense = tensor.layout == torch.strided
+        if not is_dense or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise WeightFileError(f"{self.path} claims more numbers for {name} than it holds")
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
     def read(self, name: str) -> Tensor:
@@ -267,18 +276,3 @@ def read_script(path: Path) -> dict[str, Tensor]:
         return read_torchscript(path)
     except Exception as error:  # unpickling may raise any exception
         raise WeightFileError(f"{path} is no TorchScript archive of plain weights: {error}") from error
-
-
-def unpickled(path: Path, mmap: bool) -> Any:
-    """Loads a pickle that holds only tensors, plain values, and the `argparse.Namespace` of DINO's files."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        if found := re.search(r"(?:GLOBAL|Unsupported (?:global|class|operand)\D*?)\s+([\w.]+)", str(error)):
-            reason = f"holds code ({found.group(1)}), which is never run"
-        else:
-            reason = "is cut off, damaged, or holds code, which is never run"
-        raise WeightFileError(f"{path} {reason}: get it as safetensors from its publisher") from error
-    except Exception as error:  # torch.load raises various exceptions for damaged files
-        raise WeightFileError(f"{path} is cut off or damaged: {str(error).splitlines()[0]}") from error

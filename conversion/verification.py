@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from .importing import Reference
 from .layout import HEAD
+from .layouts.open_clip import CUSTOM
 
 # Relative tolerance in float32, which allows for a different order of summation.
 TOLERANCE = 1e-5
@@ -196,7 +197,7 @@ def run_open_clip(reference: Reference, inputs: Inputs) -> Outputs:
     import open_clip
 
     source = reference.sources[0]
-    state = {name: source.read(name).float() for name in reference.evidence.shapes}
+    state = {name.removeprefix(CUSTOM): source.read(name).float() for name in reference.evidence.shapes}
     for name in ("input_resolution", "context_length", "vocab_size"):
         state.pop(name, None)
     told = reference.evidence.settings.get("model_cfg") or open_clip_settings(

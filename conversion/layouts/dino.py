@@ -8,10 +8,22 @@ from hf_vit_suite.models.configuration_vit import SuiteViTConfig
 from hf_vit_suite.models.modeling_dino import SuiteDINOForPreTraining
 from hf_vit_suite.models.modeling_vit import SuiteViTForImageClassification, SuiteViTModel
 
-from ..layout import HEAD, Evidence, Form, Layout, cropped, encoder_fields, has_published_blocks, trunk_rules
+from ..layout import (
+    HEAD,
+    Evidence,
+    Form,
+    Layout,
+    cropped,
+    encoder_fields,
+    has_plain_encoder,
+    has_published_blocks,
+    trunk_rules,
+)
 from ..rules import SAME, Change, Rule, chained, permuted, rename, reshaped, within
 
-TEACHER, STUDENT = "teacher.backbone.", "student.module.backbone."
+TEACHER = "teacher.backbone."
+# Prefixes of the student: with DistributedDataParallel's, which export writes, then without.
+STUDENTS = ("student.module.", "student.")
 LINEAR = f"{HEAD}linear."
 
 
@@ -44,9 +56,9 @@ def full(config: SuiteDINOConfig) -> list[Rule]:
     """Rules of student, teacher, heads and center."""
     return [
         *within(backbone(config), TEACHER, "vit."),
-        *within(backbone(config), STUDENT, "student."),
+        *[rule for prefix in STUDENTS for rule in within(backbone(config), f"{prefix}backbone.", "student.")],
         *head_rules("teacher.head.", "teacher_head.", config),
-        *head_rules("student.module.head.", "student_head.", config),
+        *[rule for prefix in STUDENTS for rule in head_rules(f"{prefix}head.", "student_head.", config)],
         rename("dino_loss.center", "center.logits", reshaped((1, -1), (-1,))),
     ]
 
@@ -121,9 +133,16 @@ def is_backbone(evidence: Evidence) -> bool:
     return (
         evidence.kind == "torch"
         and not evidence.root
-        and evidence.has("cls_token", "pos_embed", "blocks.0.attn.qkv.weight", "norm.weight")
+        and has_plain_encoder(evidence)
+        and evidence.has("norm.weight")
         and not evidence.has("head.weight")
     )
+
+
+def is_full(evidence: Evidence) -> bool:
+    """Whether a file has student, teacher and center, and no separate classifier continues from the teacher."""
+    has_student = any(evidence.has(f"{prefix}backbone.cls_token") for prefix in STUDENTS)
+    return has_student and has_plain_encoder(evidence, TEACHER) and not evidence.has(f"{LINEAR}weight")
 
 
 def is_plain(config: SuiteViTConfig) -> bool:
@@ -144,7 +163,7 @@ LAYOUT = Layout(
         Form(
             name="full checkpoint",
             model=SuiteDINOForPreTraining,
-            recognises=lambda evidence: evidence.has(f"{TEACHER}cls_token", f"{STUDENT}cls_token"),
+            recognises=is_full,
             config=full_config,
             rules=full,
             holds=lambda config: is_plain(config) and not config.patch_loss_weight,

@@ -15,6 +15,7 @@ from ..layout import (
     block_rules,
     cropped,
     encoder_fields,
+    has_plain_encoder,
     has_published_blocks,
     label_count,
     trunk_rules,
@@ -78,8 +79,8 @@ def classifier_config(evidence: Evidence) -> SuiteViTConfig:
 
 
 def is_mae(evidence: Evidence) -> bool:
-    """Whether a file stores an encoder in the entry `model`, as MAE's do."""
-    return evidence.root == "model." and evidence.has("cls_token", "pos_embed", "blocks.0.attn.qkv.weight")
+    """Whether a file stores a plain encoder in the entry `model`, as MAE's do."""
+    return evidence.root == "model." and has_plain_encoder(evidence)
 
 
 LAYOUT = Layout(

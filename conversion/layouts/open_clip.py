@@ -1,7 +1,7 @@
 """open_clip's CLIP as .pth or safetensors, with GELU or QuickGELU, softmax or sigmoid loss.
 
 Source: https://github.com/mlfoundations/open_clip, `src/open_clip/model.py` and `transformer.py`. Tensor names are
-those of OpenAI's code.
+those of OpenAI's code. Its models with a text tower of its own class (`custom_text`) have them under `text.`.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,25 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from hf_vit_suite.models.configuration_clip import SuiteCLIPConfig
 from hf_vit_suite.models.modeling_clip import SuiteCLIPModel
 
-from ..layout import BICUBIC, BILINEAR, Evidence, Form, Layout, cropped, number_of_heads, square_side, squeezed
+from ..layout import (
+    BICUBIC,
+    BILINEAR,
+    HEAD_WIDTH,
+    Evidence,
+    Form,
+    Layout,
+    cropped,
+    number_of_heads,
+    square_side,
+    squeezed,
+)
 from ..rules import Change, Rule, permuted, rename, reshaped, within
 
 # Prefixes of the towers' config fields.
 VISION, TEXT = "vision_config.", "text_config."
-# Defaults of open_clip's configs: channels per head of the image tower, and heads of the text tower. Every published
-# text tower has 64 channels per head too.
-HEAD_WIDTH, TEXT_HEADS = 64, 8
+CUSTOM = "text."  # prefix of the text tower's tensors in a CustomTextCLIP
+# Default of open_clip's configs: heads of the text tower. Both towers' heads have 64 channels by default.
+TEXT_HEADS = 8
 # Number of heads of the image tower and of the text tower; `None` if unknown.
 ToldHeads = tuple[int | None, int | None]
 
@@ -41,8 +52,13 @@ def blocks() -> list[Rule]:
     return within(renamed, "transformer.resblocks.{layer}.", "encoder.blocks.{layer}.")
 
 
-def rules(config: SuiteCLIPConfig) -> list[Rule]:
-    """Rules of both towers. open_clip stores projections as `[inputs, outputs]`, ours as linear weights."""
+def rules(config: SuiteCLIPConfig, prefix: str = "") -> list[Rule]:
+    """Rules of both towers. open_clip stores projections as `[inputs, outputs]`, ours as linear weights.
+
+    Args:
+        config: Our configuration.
+        prefix: Prefix of the text tower's tensors.
+    """
     vision = [
         rename("conv1.{parameter}", "embeddings.patch_embeddings.projection.{parameter}"),
         rename("class_embedding", "embeddings.cls_token", reshaped((-1,), (1, 1, -1))),
@@ -60,8 +76,8 @@ def rules(config: SuiteCLIPConfig) -> list[Rule]:
     return [
         *within(vision, "visual.", "vision_model."),
         rename("visual.proj", "visual_projection.weight", permuted(1, 0)),
-        *within(text, "", "text_model."),
-        rename("text_projection", "text_projection.weight", permuted(1, 0)),
+        *within(text, prefix, "text_model."),
+        rename(f"{prefix}text_projection", "text_projection.weight", permuted(1, 0)),
         rename("logit_scale", "logit_scale"),
         rename("logit_bias", "logit_bias"),
     ]
@@ -128,6 +144,11 @@ def is_clip(evidence: Evidence) -> bool:
     return evidence.has("visual.conv1.weight", "visual.class_embedding", "token_embedding.weight", "logit_scale")
 
 
+def without_custom_prefix(evidence: Evidence) -> Evidence:
+    """The evidence with the text tower's tensors under OpenAI's names."""
+    return evidence._replace(shapes={name.removeprefix(CUSTOM): shape for name, shape in evidence.shapes.items()})
+
+
 def holds(config: SuiteCLIPConfig) -> bool:
     """Whether open_clip can have these towers. The file does not store the activation; its name must state it."""
     towers = config.vision_config, config.text_config
@@ -171,6 +192,17 @@ LAYOUT = Layout(
             recognises=is_clip,
             config=config,
             rules=rules,
+            holds=holds,
+            suffix=".safetensors",
+        ),
+        Form(
+            name="both towers, custom text tower",
+            model=SuiteCLIPModel,
+            recognises=lambda evidence: (
+                evidence.has(f"{CUSTOM}token_embedding.weight") and is_clip(without_custom_prefix(evidence))
+            ),
+            config=lambda evidence: config(without_custom_prefix(evidence)),
+            rules=lambda config: rules(config, CUSTOM),
             holds=holds,
             suffix=".safetensors",
         ),

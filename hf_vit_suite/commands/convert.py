@@ -36,6 +36,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--head", type=Path, help="file of the linear classifier that DINO and DINOv2 publish beside the backbone"
     )
     parser.add_argument(
+        "--weights",
+        help="which weights of a training checkpoint to take: ema, teacher, student, or the name of their entry; "
+        "default the plain weights, and the teacher of a teacher and a student",
+    )
+    parser.add_argument(
         "--verify",
         action="store_true",
         help="run the reference's own model too, print differences layer by layer",
@@ -47,8 +52,10 @@ def run(arguments: Sequence[str]) -> int:
     """Converts reference weights, or writes a model in a reference's layout."""
     parser = build_parser()
     parsed = parser.parse_args(arguments)
-    if parsed.to and (parsed.layout or parsed.preset or parsed.config_overrides or parsed.verify):
-        parser.error("--to exports a model: --layout, --preset, --config_overrides and --verify are for import")
+    if parsed.to and any((parsed.layout, parsed.preset, parsed.config_overrides, parsed.weights, parsed.verify)):
+        parser.error(
+            "--to exports a model: --layout, --preset, --config_overrides, --weights and --verify are for import"
+        )
 
     import torch
     from transformers.utils.logging import disable_progress_bar
@@ -77,8 +84,10 @@ def read_in(parsed: argparse.Namespace, dtype: "torch.dtype | None") -> None:
     from ..conversion.verification import verify
 
     overrides = parse_overrides(parsed.config_overrides)
-    reference = open_reference(parsed.source, parsed.layout, parsed.preset, parsed.head, overrides)
+    reference = open_reference(parsed.source, parsed.layout, parsed.preset, parsed.head, overrides, parsed.weights)
     print(f"{reference.located.weights}: {reference.layout.name}, {reference.form.name}")
+    for note in reference.notes:
+        print(note)
     print_dropped(reference.plan.dropped)
     check = (lambda model: verify(reference, model, dtype)) if parsed.verify else None
     write_model(reference, parsed.out, dtype, show_progress=True, check=check)
