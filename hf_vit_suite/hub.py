@@ -9,6 +9,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .names import is_hidden, visible
+
 HOW_IT_WAS_MADE = """The folder carries its model code; where `hf_vit_suite` is installed, `import hf_vit_suite` does
 in place of `trust_remote_code=True`.
 
@@ -118,6 +120,8 @@ hf-vit-suite explain {shell_name} photo.jpg --text "a cat" --out match.png
 FIGURE_TITLES = {
     "attention.png": "Attention of the last layer",
     "confusion_matrix.png": "Confusion matrix of the test images",
+    "precision_recall.png": "Precision and recall of the test images",
+    "values.png": "Predicted and true values of the test images",
     "curves.png": "Loss and what else was measured in training",
     "reconstruction.png": "Images, their visible patches and reconstructions",
 }
@@ -125,7 +129,18 @@ FIGURE_TITLES = {
 
 def forms_of_name(name: str) -> dict[str, str]:
     """A model's name in prose, in Python and in a command."""
-    return {"name": plain(name), "quoted_name": json.dumps(name, ensure_ascii=False), "shell_name": shlex.quote(name)}
+    return {
+        "name": plain(name),
+        "quoted_name": visible(json.dumps(name, ensure_ascii=False)),
+        "shell_name": shell_word(name),
+    }
+
+
+def shell_word(text: str) -> str:
+    """A word of a command on one line, control characters as bash's `$'...'` writes them."""
+    if not any(map(is_hidden, text)):
+        return shlex.quote(text)
+    return "$'" + visible(text.replace("\\", r"\\").replace("'", r"\'")) + "'"
 
 
 def embedded(figures: Sequence[str]) -> str:
@@ -172,12 +187,12 @@ def classifier_card(facts: ClassifierFacts) -> ModelCard:
         tags=["image-classification", "vision", "hf-vit-suite"],
         # The Hub refuses cards whose base model is a folder on somebody's disk.
         base_model=None if facts.base is None or Path(facts.base).is_dir() else facts.base,
-        model_name=facts.name,
+        model_name=visible(facts.name),
         eval_results=[
             EvalResult(
                 task_type="image-classification",
-                dataset_type=facts.dataset,
-                dataset_name=facts.dataset,
+                dataset_type=visible(facts.dataset),
+                dataset_name=visible(facts.dataset),
                 dataset_split="test",
                 metric_type=name,
                 metric_value=value,
@@ -244,7 +259,7 @@ def pretrained_card(facts: PretrainedFacts) -> ModelCard:
         library_name="transformers",
         pipeline_tag=facts.kind.pipeline_tag,
         tags=[facts.kind.pipeline_tag, facts.kind.tag, "vision", "hf-vit-suite"],
-        model_name=facts.name,
+        model_name=visible(facts.name),
     )
     images = "" if facts.images is None else f" ({facts.images} images)"
     measured = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in facts.metrics.items())
@@ -265,20 +280,20 @@ def pretrained_card(facts: PretrainedFacts) -> ModelCard:
 
 def plain(text: str) -> str:
     """Escaped text on one line, which also fits a cell of a table."""
-    return re.sub(r"([\\`*_{}\[\]<>&#|~$])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>&#|~$^:])", r"\\\1", visible(" ".join(text.split())))
 
 
 def code(text: str) -> str:
     """An inline code span."""
     fence = fence_around(text, at_least=1)
     padding = " " if len(fence) > 1 else ""
-    return f"{fence}{padding}{' '.join(text.split())}{padding}{fence}"
+    return f"{fence}{padding}{visible(' '.join(text.split()))}{padding}{fence}"
 
 
 def code_block(text: str, language: str = "") -> str:
-    """A fenced code block."""
+    """A fenced code block, which keeps line breaks."""
     fence = fence_around(text, at_least=3)
-    return f"{fence}{language}\n{text}\n{fence}"
+    return "\n".join((f"{fence}{language}", visible(text, keep="\n"), fence))
 
 
 def fence_around(text: str, at_least: int) -> str:

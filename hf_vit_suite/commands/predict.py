@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from ..inference import DEFAULT_TEMPLATE
+from ..names import visible
 
 
 def positive(text: str) -> int:
@@ -60,11 +61,15 @@ def print_predictions(predictions: Sequence[dict]) -> None:
     table.add_column("label", overflow="fold")
     values = any("value" in entry for prediction in predictions for entry in prediction["labels"])
     table.add_column("value" if values else "probability", justify="right")
+    has_thresholds = any("predicted" in entry for prediction in predictions for entry in prediction["labels"])
+    if has_thresholds:
+        table.add_column("predicted")
     for prediction in predictions:
-        name = prediction["image"]
+        name = visible(prediction["image"])
         for entry in prediction["labels"]:
             score = f"{entry['value']:.4g}" if values else f"{entry['probability']:.4f}"
-            table.add_row(name, entry["label"], score)
+            marks = ["yes" if entry["predicted"] else ""] if has_thresholds else []
+            table.add_row(name, visible(entry["label"]), score, *marks)
             name = ""
         table.add_section()
     # Names are no markup: neither [bold] nor :smile: in them means anything.

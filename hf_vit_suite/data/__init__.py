@@ -9,6 +9,7 @@ from .augmentation import (
     apply_transform,
     evaluation_transform,
     input_size,
+    seeded,
     training_transform,
 )
 from .captions import (
@@ -55,6 +56,7 @@ __all__ = [
     "load_image_dataset",
     "load_unlabelled_images",
     "multi_crop_transform",
+    "seeded",
     "split_off",
     "train_tokenizer",
     "training_transform",

@@ -12,10 +12,10 @@ def collate_images(rows: Sequence[dict]) -> dict[str, Tensor]:
     """Stacks transformed rows.
 
     Args:
-        rows: Rows `{"pixel_values": [channels, height, width], "labels": int}`.
+        rows: Rows `{"pixel_values": [channels, height, width], "labels": int or a list of floats}`.
 
     Returns:
-        `pixel_values` `[batch, channels, height, width]` and `labels` `[batch]`.
+        `pixel_values` `[batch, channels, height, width]` and `labels` `[batch]`, of lists `[batch, labels]`.
     """
     return {
         "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
@@ -27,7 +27,7 @@ class ImageMixer:
     """Applies mixup and cutmix; if both are enabled, each batch draws one with equal probability.
 
     Args:
-        num_labels: Number of classes.
+        num_labels: Number of labels.
         mixup_alpha: Alpha of mixup (Zhang et al. 2017, arXiv 1710.09412); 0 disables it.
         cutmix_alpha: Alpha of cutmix (Yun et al. 2019, arXiv 1905.04899); 0 disables it.
     """
@@ -46,7 +46,7 @@ class ImageMixer:
 
         Args:
             pixel_values: `[batch, channels, height, width]`.
-            labels: `[batch]` class numbers.
+            labels: `[batch]` class numbers, or `[batch, labels]` multi-hot.
 
         Returns:
             Images of the same shape, and label probabilities `[batch, labels]`; the unchanged input if both are off.
@@ -54,5 +54,6 @@ class ImageMixer:
         if self.mix is None:
             return pixel_values, labels
         if len(labels) == 1:  # a single image has no partner to mix with
-            return pixel_values, F.one_hot(labels, self.num_labels).to(pixel_values.dtype)
+            is_number = labels.ndim == 1
+            return pixel_values, F.one_hot(labels, self.num_labels).to(pixel_values.dtype) if is_number else labels
         return self.mix(pixel_values, labels)

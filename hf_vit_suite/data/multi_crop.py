@@ -52,7 +52,8 @@ def crop_transform(
         v2.RandomGrayscale(p=0.2),
     ]
     if blur:
-        steps.append(v2.RandomApply([v2.GaussianBlur(BLUR_KERNEL, sigma)], p=blur))
+        kernel = min(BLUR_KERNEL, 2 * min(size) - 1)  # half of it is padded by reflection, which a side must exceed
+        steps.append(v2.RandomApply([v2.GaussianBlur(kernel, sigma)], p=blur))
     if solarize:
         steps.append(v2.RandomSolarize(SOLARIZE_THRESHOLD, p=solarize))
     steps.append(v2.ToDtype(torch.float32, scale=True))

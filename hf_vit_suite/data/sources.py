@@ -234,7 +234,9 @@ def image_rows(listing: Listing, rows: ImageRows, request: Request) -> Opened:
     elif request.needs == "labels" and rows.tables:
         features[column] = List(Value("string")) if has_lists(rows) else Value("string")
     elif request.needs == "labels":
-        features[column] = ClassLabel(names=sorted({value for found in rows.splits.values() for _, value in found}))
+        names = sorted({value for found in rows.splits.values() for _, value in found})
+        features[column], number = ClassLabel(names=names), {name: index for index, name in enumerate(names)}
+        rows.splits = {split: [(file, number[name]) for file, name in found] for split, found in rows.splits.items()}
     splits = {}
     for split, found in rows.splits.items():
         paths = [name if os.path.isabs(name) else listing.path(name) for name, _ in found]

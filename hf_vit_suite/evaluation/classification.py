@@ -43,16 +43,18 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def model_labels(config: PretrainedConfig, label_names: Sequence[str], labels: Sequence[int]) -> Tensor:
-    """The data's label numbers as the model numbers the same names.
+def model_labels(
+    config: PretrainedConfig, label_names: Sequence[str], labels: Sequence[int] | Sequence[list[float]]
+) -> Tensor:
+    """The data's labels as the model numbers the same names.
 
     Args:
         config: Config of a classifier.
         label_names: The data's label names.
-        labels: Label number of each image in the data.
+        labels: Label number of each image in the data, or a list of a number for each label.
 
     Returns:
-        `[images]`.
+        `[images]`, of lists `[images, labels]`.
 
     Raises:
         ValueError: If the model does not know a label that occurs, or has several of that name in another order.
@@ -60,7 +62,9 @@ def model_labels(config: PretrainedConfig, label_names: Sequence[str], labels: S
     if list(label_names) == [name for _, name in sorted(config.id2label.items())]:
         return torch.tensor(labels)
     number_of = {name: number for number, name in config.id2label.items()}
-    occurring = [label_names[label] for label in sorted(set(labels))]
+    table = torch.tensor(labels)
+    present = table.any(dim=0).nonzero().flatten().tolist() if table.ndim == 2 else sorted(set(labels))
+    occurring = [label_names[label] for label in present]
     if unknown := [name for name in occurring if name not in number_of]:
         raise ValueError(
             f"the model does not know {len(unknown)} of the data's labels ({', '.join(unknown[:5])}); "
@@ -69,7 +73,11 @@ def model_labels(config: PretrainedConfig, label_names: Sequence[str], labels: S
     times = Counter(config.id2label.values())
     if shared := [name for name in occurring if times[name] > 1]:  # ImageNet's 134 and 517 are both "crane"
         raise ValueError(f"the model has several labels of the same name, which the data's could be: {shared[:5]}")
-    return torch.tensor([number_of[label_names[label]] for label in labels])
+    if table.ndim == 1:
+        return torch.tensor([number_of[label_names[label]] for label in labels])
+    placed = torch.zeros(len(table), len(config.id2label))
+    placed[:, [number_of[label_names[label]] for label in present]] = table[:, present]
+    return placed
 
 
 def classification_report(logits: Tensor, labels: Tensor, names: dict[int, str]) -> dict:

@@ -12,11 +12,12 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from matplotlib.figure import Figure
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
 from ..data import LabelledImages, dataset_name, load_captioned_images, load_image_dataset, split_off
+from ..data.labels import SINGLE
 from ..inference.opening import best_device, checkpoint_name, open_pretrained
-from ..inference.scores import predicts_values, require_one_label
+from ..inference.scores import predicts_values, problem_of
 from ..inference.two_towers import open_two_towers
 from ..inference.zero_shot import class_features, distinct_names, label_names, prompt_templates
 from ..options import choose, from_options
@@ -36,7 +37,16 @@ from .faithfulness import RANDOM, faithfulness_report, method_curves
 from .features import FeatureExtractor, Features, extract_features, open_extractor, run_over_images
 from .knn import knn_report
 from .linear import linear_probe
-from .plots import confusion_figure, faithfulness_figure, knn_figure, reliability_figure, sweep_figure
+from .multi_label import multi_label_report
+from .plots import (
+    confusion_figure,
+    faithfulness_figure,
+    knn_figure,
+    prediction_figures,
+    reliability_figure,
+    sweep_figure,
+)
+from .regression import regression_report
 from .retrieval import RANKS, retrieval_report
 
 # Options that metrics.json repeats.
@@ -87,16 +97,28 @@ def evaluate(method: str, model: str | os.PathLike | Result, **options: Any) -> 
     return Result(measured.model, measured.processor, report["metrics"], output_dir, name, report, measured.summary)
 
 
-def load_data(arguments: LabelledArguments) -> LabelledImages:
-    """The labelled images that the arguments name."""
-    return load_image_dataset(
+def load_data(arguments: LabelledArguments, problem_type: str | None = SINGLE) -> LabelledImages:
+    """The labelled images that the arguments name.
+
+    Args:
+        arguments: Data options.
+        problem_type: The problem that their labels must have; None takes any.
+
+    Raises:
+        ValueError: If the labels have another, or as `load_image_dataset`.
+    """
+    data = load_image_dataset(
         arguments.dataset,
         label_column=arguments.label_column,
         validation_fraction=arguments.validation_fraction,
         test_fraction=arguments.test_fraction,
         seed=arguments.seed,
+        problem_type=None if problem_type == SINGLE else problem_type,
         **arguments.source_options(),
     )
+    if problem_type == SINGLE != data.problem_type:
+        raise ValueError(f"--dataset {data.source} has a {data.problem_type}, and this needs one label an image")
+    return data
 
 
 def chosen_split(arguments: SplitArguments, data: LabelledImages) -> Dataset:
@@ -197,11 +219,11 @@ def label_figures(labels: Tensor, logits: Tensor, names: list[str], report: dict
 
 
 def measure_classification(name: str, arguments: SplitArguments) -> Measured:
-    """Measures a classifier: accuracy, each class, calibration, confusion matrix."""
+    """Measures a classifier by its `problem_type`: one label an image, several, or values."""
     model = open_pretrained(AutoModelForImageClassification, name).eval().to(best_device())
-    require_one_label(model.config, name, "evaluate classification")
     processor = open_pretrained(AutoImageProcessor, name)
-    data = load_data(arguments)
+    problem_type = problem_of(model.config)
+    data = load_data(arguments, problem_type)
     split = chosen_split(arguments, data)
     labels = model_labels(model.config, data.label_names, split["label"][:])
     started = time.perf_counter()
@@ -215,16 +237,24 @@ def measure_classification(name: str, arguments: SplitArguments) -> Measured:
         arguments.split,
     )
     seconds = time.perf_counter() - started
-    report = classification_report(logits, labels, model.config.id2label)
     names = [model.config.id2label[number] for number in range(logits.shape[1])]
-    return Measured(
-        model,
-        processor,
-        {"metrics": report, "split": arguments.split, "seconds_of_logits": seconds, **counts(data)},
-        label_figures(labels, logits, names, report),
-        f"accuracy {report['accuracy']:.4f}, calibration error {report['calibration_error']:.4f} on {len(labels)} "
-        "images",
-    )
+    found = {"problem_type": problem_type, "split": arguments.split, "seconds_of_logits": seconds, **counts(data)}
+    if problem_type == SINGLE:
+        report = classification_report(logits, labels, model.config.id2label)
+        figures = label_figures(labels, logits, names, report)
+        summary = f"accuracy {report['accuracy']:.4f}, calibration error {report['calibration_error']:.4f}"
+    else:
+        report = problem_report(model.config, logits, labels)
+        figures = prediction_figures(problem_type, labels.numpy(), logits.numpy(), names)
+        summary = ", ".join(f"{name} {value:.4f}" for name, value in report.items() if isinstance(value, float))
+    return Measured(model, processor, {"metrics": report, **found}, figures, f"{summary} on {len(labels)} images")
+
+
+def problem_report(config: PretrainedConfig, logits: Tensor, labels: Tensor) -> dict:
+    """Metrics of several labels, at the thresholds that fine-tuning chose, or of values; `[images, labels]` each."""
+    if predicts_values(config):
+        return regression_report(logits.numpy(), labels.numpy(), config.id2label)
+    return multi_label_report(logits, labels, config.id2label, getattr(config, "label_thresholds", None))
 
 
 def measure_zero_shot(name: str, arguments: ZeroShotArguments) -> Measured:
@@ -261,7 +291,7 @@ def measure_faithfulness(name: str, arguments: FaithfulnessArguments) -> Measure
     if predicts_values(model.config):
         raise ValueError(f"{name} predicts values, problem_type regression: faithfulness needs probabilities")
     processor = open_pretrained(AutoImageProcessor, name)
-    data = load_data(arguments)
+    data = load_data(arguments, None)
     split = chosen_split(arguments, data).shuffle(seed=arguments.seed)
     split = split.select(range(min(arguments.images, len(split))))
     methods, generator = (*EXPLANATIONS, RANDOM), torch.Generator().manual_seed(arguments.seed)

@@ -1,14 +1,19 @@
 """Figures of evaluations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import ConfusionMatrixDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve
 
-from ..output import AS_WRITTEN
+from ..data.labels import MULTI, REGRESSION
+from ..names import AS_WRITTEN, shortened, visible
 
 MOST_LABELS_SHOWN = 30
+MOST_LABELS_IN_LEGEND = 12
+MOST_LETTERS = 40  # of a label
+INCHES_A_LETTER = 0.09
 
 
 def confusion_figure(labels: np.ndarray, predicted: np.ndarray, label_names: Sequence[str]) -> Figure:
@@ -20,14 +25,17 @@ def confusion_figure(labels: np.ndarray, predicted: np.ndarray, label_names: Seq
         label_names: Names in the order of the numbers.
     """
     is_named = len(label_names) <= MOST_LABELS_SHOWN
+    shown = [shortened(visible(name, "\n"), MOST_LETTERS) for name in label_names] if is_named else None
     size = max(4.5, 0.45 * min(len(label_names), MOST_LABELS_SHOWN))
+    if is_named:
+        size += INCHES_A_LETTER * max(map(len, shown))
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axis = figure.subplots()
     ConfusionMatrixDisplay.from_predictions(
         labels,
         predicted,
         labels=range(len(label_names)),
-        display_labels=label_names if is_named else None,
+        display_labels=shown,
         normalize="true",
         include_values=len(label_names) <= 12,
         values_format=".2f",
@@ -38,6 +46,64 @@ def confusion_figure(labels: np.ndarray, predicted: np.ndarray, label_names: Seq
     for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
         label.set(**AS_WRITTEN)
     return figure
+
+
+def precision_recall_figure(labels: np.ndarray, logits: np.ndarray, label_names: Sequence[str]) -> Figure:
+    """Precision by recall of each label that an image has; over 12 labels are not named.
+
+    Args:
+        labels: Multi-hot `[images, labels]`.
+        logits: `[images, labels]`.
+        label_names: Names in the order of the numbers.
+    """
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axis = figure.subplots()
+    for number, name in enumerate(label_names):
+        if labels[:, number].any():
+            precision, recall, _ = precision_recall_curve(labels[:, number] > 0.5, logits[:, number])
+            axis.plot(recall, precision, label=shortened(visible(name, "\n"), MOST_LETTERS))
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.05))
+    axis.grid(alpha=0.3)
+    if 0 < len(axis.lines) <= MOST_LABELS_IN_LEGEND:
+        for text in axis.legend().get_texts():
+            text.set(**AS_WRITTEN)
+    return figure
+
+
+def values_figure(targets: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Figure:
+    """Predicted by true values; exact predictions lie on the diagonal.
+
+    Args:
+        targets: `[images, targets]`.
+        predicted: `[images, targets]`.
+        names: Of the targets.
+    """
+    figure = Figure(figsize=(4.5 * min(len(names), 4), 4.5), layout="constrained")
+    for number, (name, axis) in enumerate(zip(names, figure.subplots(1, len(names), squeeze=False).flat, strict=True)):
+        axis.scatter(targets[:, number], predicted[:, number], s=12, alpha=0.6)
+        ends = [targets[:, number].min(), targets[:, number].max()]
+        axis.plot(ends, ends, color="grey", linewidth=1)
+        axis.set(xlabel="true", ylabel="predicted")
+        axis.set_title(shortened(visible(name, "\n"), MOST_LETTERS), **AS_WRITTEN)
+    return figure
+
+
+def prediction_figures(
+    problem_type: str, labels: np.ndarray, logits: np.ndarray, names: Sequence[str]
+) -> dict[str, Callable[[], Figure]]:
+    """What draws the predictions of a problem, by file name.
+
+    Args:
+        problem_type: As in transformers' configs.
+        labels: Label numbers `[images]`, multi-hot labels or values `[images, labels]`.
+        logits: Logits or values `[images, labels]`.
+        names: Labels by number.
+    """
+    if problem_type == MULTI:
+        return {"precision_recall.png": partial(precision_recall_figure, labels, logits, names)}
+    if problem_type == REGRESSION:
+        return {"values.png": partial(values_figure, labels, logits, names)}
+    return {"confusion_matrix.png": partial(confusion_figure, labels, logits.argmax(axis=-1), names)}
 
 
 def knn_figure(report: dict[int, dict[str, float]]) -> Figure:

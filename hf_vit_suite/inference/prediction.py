@@ -12,17 +12,19 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    PretrainedConfig,
 )
 
 from ..data import ImageDecodingError, decode_image
 from ..output import Result
 from . import DEFAULT_TEMPLATE
 from .opening import best_device, checkpoint_name, is_classifier, open_pretrained
-from .scores import label_scores, predicts_values
+from .scores import has_independent_labels, label_scores, predicts_values
 from .two_towers import open_two_towers
 from .zero_shot import class_features, prompt_templates, split_names
 
 BATCH_SIZE = 16
+DEFAULT_THRESHOLD = 0.5
 
 
 def predict(
@@ -45,7 +47,8 @@ def predict(
     Returns:
         For each image `{"image": path or position, "labels": [{"label", "probability"}, ...]}`, the highest score
         first, or `{"image", "error": reason}` where it can't be read. A regression has no probability: that is None,
-        and `"value"` is added.
+        and `"value"` is added. With several labels an image `"predicted"` says whether the probability reaches the
+        label's threshold, which fine-tuning chose (`label_thresholds` of the config), else 0.5.
 
     Raises:
         ValueError: If the model can't be opened, has labels of its own and is given others, or needs some, or if
@@ -84,6 +87,7 @@ class Classifier(NamedTuple):
         processor: Image processor.
         names: Labels by number.
         kind_of_score: `"probability"` or `"value"`.
+        thresholds: With several labels an image, the probability from which on each label is predicted.
     """
 
     scores: Callable[[Tensor], Tensor]
@@ -91,6 +95,7 @@ class Classifier(NamedTuple):
     processor: Callable
     names: Mapping[int, str]
     kind_of_score: str = "probability"
+    thresholds: Sequence[float] | None = None
 
 
 @torch.inference_mode()
@@ -100,12 +105,17 @@ def best_labels(classifier: Classifier, images: Sequence[Image.Image], top_k: in
     scores = classifier.scores(pixel_values.to(classifier.device)).cpu()
     best = scores.topk(min(top_k, scores.shape[-1]))
     return [
-        [
-            {"label": classifier.names[number], "probability": None, classifier.kind_of_score: value}
-            for number, value in zip(numbers, values, strict=True)
-        ]
+        [label_entry(classifier, number, value) for number, value in zip(numbers, values, strict=True)]
         for numbers, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
+
+
+def label_entry(classifier: Classifier, number: int, value: float) -> dict:
+    """A label with its score, and whether it is predicted if any number of labels may be."""
+    entry = {"label": classifier.names[number], "probability": None, classifier.kind_of_score: value}
+    if classifier.thresholds is not None:
+        entry["predicted"] = value >= classifier.thresholds[number]
+    return entry
 
 
 def own_labels(model_name: str) -> Classifier:
@@ -122,7 +132,15 @@ def own_labels(model_name: str) -> Classifier:
         open_pretrained(AutoImageProcessor, model_name),
         model.config.id2label,
         "value" if predicts_values(model.config) else "probability",
+        label_thresholds(model.config),
     )
+
+
+def label_thresholds(config: PretrainedConfig) -> Sequence[float] | None:
+    """The probability from which on each of several labels is predicted; None where one label is chosen."""
+    if predicts_values(config) or not has_independent_labels(config):
+        return None
+    return getattr(config, "label_thresholds", None) or [DEFAULT_THRESHOLD] * config.num_labels
 
 
 def zero_shot_classifier(model_name: str, labels: Sequence[str], template: str) -> Classifier:

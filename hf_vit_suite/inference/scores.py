@@ -17,6 +17,13 @@ def has_independent_labels(config: PretrainedConfig) -> bool:
     return config.problem_type == "multi_label_classification" or config.num_labels == 1
 
 
+def problem_of(config: PretrainedConfig) -> str:
+    """A classifier's `problem_type`; where it has none, that by which its logits are read."""
+    if config.problem_type is not None:
+        return config.problem_type
+    return "multi_label_classification" if has_independent_labels(config) else "single_label_classification"
+
+
 def label_scores(logits: Tensor, config: PretrainedConfig) -> Tensor:
     """Each label's probability, or a regression's values, `[..., labels]`, in float32."""
     if predicts_values(config):

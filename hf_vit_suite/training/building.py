@@ -22,14 +22,16 @@ from transformers import (
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from ..config_overrides import parse_overrides
+from ..config_overrides import height_and_width, parse_overrides
 from ..data import CaptionedImages, input_size, train_tokenizer
+from ..data.labels import SINGLE
 from ..inference.opening import is_pretrained_encoder, open_pretrained
 from ..models.configuration_clip import SuiteCLIPConfig
 from ..models.configuration_trunk import TrunkConfig
 from ..models.configuration_vit import SuiteViTConfig
+from ..models.embedding import round_to_multiple
 from ..models.presets import list_presets, preset_config
-from .arguments import PretrainingModelArguments
+from .arguments import ImageSizeArguments, PretrainingModelArguments
 from .trainer import BLOCK
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ CLIP_FROM_SCRATCH = ("preset", "config_overrides", "image_tower", "tokenizer", "
 
 
 @dataclass
-class ClassifierArguments:
+class ClassifierArguments(ImageSizeArguments):
     """Model options of fine-tuning."""
 
     preset: str | None = field(
@@ -52,9 +54,6 @@ class ClassifierArguments:
     config_overrides: str | None = field(
         default=None, metadata={"help": "changes to the preset, e.g. num_hidden_layers=6,patch_size=4"}
     )
-    image_size: int | None = field(
-        default=None, metadata={"help": "side of the square input in pixels; default the model's own"}
-    )
     linear_probe: bool = field(default=False, metadata={"help": "train the classification head alone"})
     lora: bool = field(default=False, metadata={"help": "train LoRA adapters and the head, then merge them"})
     lora_rank: int = field(default=16, metadata={"help": "rank of the LoRA adapters"})
@@ -64,9 +63,14 @@ class ClassifierArguments:
 
 
 def build_classifier(
-    arguments: ClassifierArguments, label_names: list[str]
+    arguments: ClassifierArguments, label_names: list[str], problem_type: str = SINGLE
 ) -> tuple[PreTrainedModel, ViTImageProcessor]:
     """A classifier for these labels, from a preset or a checkpoint, and its image processor.
+
+    Args:
+        arguments: Model options.
+        label_names: Names of labels, or of values to regress, by number.
+        problem_type: As in transformers' configs.
 
     Raises:
         ValueError: If neither or both of preset and model are given, or the arguments don't fit together.
@@ -78,9 +82,9 @@ def build_classifier(
     if arguments.model is not None:
         if arguments.config_overrides is not None:
             raise ValueError("--config_overrides changes a preset, not a checkpoint: leave it out or give --preset")
-        model, processor = from_checkpoint(arguments, label_names)
+        model, processor = from_checkpoint(arguments, label_names, problem_type)
     else:
-        model, processor = from_preset(arguments, label_names)
+        model, processor = from_preset(arguments, label_names, problem_type)
     if arguments.linear_probe:
         freeze_all_but_heads(model)
     if arguments.lora:
@@ -88,17 +92,19 @@ def build_classifier(
     return model, processor
 
 
-def classification_fields(label_names: list[str]) -> dict:
-    """Config fields of mutually exclusive labels."""
+def classification_fields(label_names: list[str], problem_type: str) -> dict:
+    """Config fields of these labels."""
     return {
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: number for number, name in enumerate(label_names)},
         # Without it, probabilities as mixup makes them would count as independent labels, one label as a regression.
-        "problem_type": "single_label_classification",
+        "problem_type": problem_type,
     }
 
 
-def from_preset(arguments: ClassifierArguments, label_names: list[str]) -> tuple[PreTrainedModel, ViTImageProcessor]:
+def from_preset(
+    arguments: ClassifierArguments, label_names: list[str], problem_type: str
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
     """A preset with random weights."""
     overrides = parse_overrides(arguments.config_overrides)
     for name in ("image_size", "drop_path_rate"):
@@ -110,7 +116,7 @@ def from_preset(arguments: ClassifierArguments, label_names: list[str]) -> tuple
             f"{arguments.preset} is pretrained before it is fine-tuned (hf-vit-suite pretrain): give the folder that "
             "this leaves by --model"
         )
-    for name, value in classification_fields(label_names).items():
+    for name, value in classification_fields(label_names, problem_type).items():
         setattr(config, name, value)
     height, width = config.image_height_width
     processor = ViTImageProcessor(size={"height": height, "width": width}, resample=PILImageResampling.BICUBIC)
@@ -118,20 +124,22 @@ def from_preset(arguments: ClassifierArguments, label_names: list[str]) -> tuple
 
 
 def from_checkpoint(
-    arguments: ClassifierArguments, label_names: list[str]
+    arguments: ClassifierArguments, label_names: list[str], problem_type: str
 ) -> tuple[PreTrainedModel, ViTImageProcessor]:
     """A checkpoint, with a new head if its labels differ."""
     config = open_pretrained(AutoConfig, arguments.model)
     processor = open_pretrained(AutoImageProcessor, arguments.model)
     if arguments.image_size is not None:
-        set_input_size(processor, arguments.image_size)
+        set_input_size(processor, arguments.image_size, config)
     if is_pretrained_encoder(config):
-        return from_pretrained_encoder(arguments, config, label_names), processor
+        fields = classification_fields(label_names, problem_type)
+        return from_pretrained_encoder(arguments, config, fields), processor
     keeps_head = list((config.id2label or {}).values()) == label_names
     if arguments.drop_path_rate is not None:
         config.drop_path_rate = arguments.drop_path_rate
     old_labels = len(config.id2label or {})
-    for name, value in classification_fields(label_names).items():
+    vars(config).pop("label_thresholds", None)  # of the labels before
+    for name, value in classification_fields(label_names, problem_type).items():
         setattr(config, name, value)
     model = open_pretrained(
         AutoModelForImageClassification, arguments.model, config=config, ignore_mismatched_sizes=not keeps_head
@@ -148,7 +156,7 @@ def from_checkpoint(
 
 
 def from_pretrained_encoder(
-    arguments: ClassifierArguments, config: PretrainedConfig, label_names: list[str]
+    arguments: ClassifierArguments, config: PretrainedConfig, label_fields: dict
 ) -> PreTrainedModel:
     """A classifier on a pretrained encoder.
 
@@ -157,7 +165,7 @@ def from_pretrained_encoder(
     """
     fields = {} if arguments.drop_path_rate is None else {"drop_path_rate": arguments.drop_path_rate}
     pooling = config.fine_tuning_pooling
-    classifier_config = config.encoder_config(pooling=pooling, **classification_fields(label_names), **fields)
+    classifier_config = config.encoder_config(pooling=pooling, **label_fields, **fields)
     model = AutoModelForImageClassification.from_config(classifier_config)
     take_over_encoder(model.base_model, open_pretrained(AutoModel, arguments.model), with_norm=pooling == "cls")
     return model
@@ -211,7 +219,7 @@ def pretraining_checkpoint(
     config = config_class.from_dict(config.to_dict() | changes)
     processor = open_pretrained(AutoImageProcessor, arguments.model)
     if arguments.image_size is not None:
-        set_input_size(processor, arguments.image_size)
+        set_input_size(processor, arguments.image_size, config)
     return open_pretrained(AutoModelForPreTraining, arguments.model, config=config), processor
 
 
@@ -247,15 +255,43 @@ def start_new_heads(model: PreTrainedModel, config: PretrainedConfig) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def set_input_size(processor: ViTImageProcessor, image_size: int) -> None:
-    """Makes a processor yield squares of `image_size` pixels; a crop keeps its fraction of the resized image."""
+def set_input_size(processor: ViTImageProcessor, image_size: int | list[int], config: PretrainedConfig) -> None:
+    """Makes a processor yield images of a size; a crop keeps its fraction of the resized image.
+
+    Args:
+        processor: Of the model.
+        image_size: Side of a square, or (height, width), in pixels.
+        config: Of the image model.
+
+    Raises:
+        ValueError: If a side is no multiple of the model's patch size.
+    """
+    height, width = height_and_width(image_size)
+    patch_size = getattr(config, "patch_size", None)
+    if isinstance(patch_size, int) and (height % patch_size or width % patch_size):
+        raise ValueError(
+            f"--image_size must be a multiple of patch_size {patch_size}, got {height} x {width} pixels: give "
+            f"{round_to_multiple(height, patch_size)}x{round_to_multiple(width, patch_size)}"
+        )
+    size = {"height": height, "width": width}
     if getattr(processor, "do_center_crop", None):
-        edge = processor.size.get("shortest_edge") or processor.size["height"]
-        resized = round(edge * image_size / processor.crop_size["height"])
-        processor.size = {"shortest_edge": resized}
-        processor.crop_size = {"height": image_size, "width": image_size}
+        processor.size = size_before_crop(processor, height, width)
+        processor.crop_size = size
     else:
-        processor.size = {"height": image_size, "width": image_size}
+        processor.size = size
+
+
+def size_before_crop(processor: ViTImageProcessor, height: int, width: int) -> dict[str, int]:
+    """The size to resize to before a crop of (height, width), which keeps the crop's fraction of the image.
+
+    An oblong crop would exceed an image of which only the shorter side is set, so both sides are.
+    """
+    size, crop = processor.size, processor.crop_size
+    edge, shortest = size.get("shortest_edge"), min(crop["height"], crop["width"])
+    if edge and height == width:
+        return {"shortest_edge": round(edge * height / shortest)}
+    shares = {side: edge / shortest if edge else size[side] / crop[side] for side in ("height", "width")}
+    return {"height": round(height * shares["height"]), "width": round(width * shares["width"])}
 
 
 def freeze_all_but_heads(model: PreTrainedModel) -> None:
@@ -283,7 +319,7 @@ def add_adapters(model: PreTrainedModel, rank: int) -> nn.Module:
 
 
 @dataclass
-class CLIPModelArguments:
+class CLIPModelArguments(ImageSizeArguments):
     """Model options of CLIP."""
 
     preset: str | None = field(
@@ -295,9 +331,6 @@ class CLIPModelArguments:
     config_overrides: str | None = field(
         default=None,
         metadata={"help": "changes to the preset, e.g. vision_config.patch_size=8,text_config.num_hidden_layers=6"},
-    )
-    image_size: int | None = field(
-        default=None, metadata={"help": "side of the square input in pixels; default the model's own"}
     )
     image_tower: str | None = field(
         default=None,
@@ -336,7 +369,7 @@ def build_towers(arguments: CLIPModelArguments, data: CaptionedImages) -> tuple[
     else:
         model, processor = trained_towers(arguments)
     if arguments.image_size is not None:
-        set_input_size(processor.image_processor, arguments.image_size)
+        set_input_size(processor.image_processor, arguments.image_size, model.config.vision_config)
     if arguments.lock_image_tower:
         model.vision_model.requires_grad_(False)
     return model, processor
@@ -391,8 +424,10 @@ def new_towers(arguments: CLIPModelArguments, data: CaptionedImages) -> tuple[Pr
     model = AutoModel.from_config(config)
     if tower is None:
         height, width = config.vision_config.image_height_width
+        size = {"height": height, "width": width}
+        # A crop wider than the resized image would be padded.
         image_processor = CLIPImageProcessor(
-            size={"shortest_edge": min(height, width)}, crop_size={"height": height, "width": width}
+            size={"shortest_edge": height} if height == width else size, crop_size=size
         )
     else:
         encoder = open_pretrained(AutoModel, arguments.image_tower)

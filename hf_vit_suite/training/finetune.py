@@ -13,6 +13,7 @@ from datasets import IterableDataset
 from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import AutoConfig, AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import PredictionOutput
@@ -30,20 +31,28 @@ from ..data import (
     load_image_dataset,
     training_transform,
 )
-from ..evaluation.classification import classification_metrics, cross_entropy
-from ..evaluation.plots import confusion_figure
+from ..data.labels import MULTI, REGRESSION, SINGLE
+from ..evaluation.multi_label import best_thresholds, multi_label_report
+from ..evaluation.plots import prediction_figures
+from ..evaluation.problems import PROBLEMS, Problem
 from ..explain import classifier_attention_figure
 from ..hub import ClassifierFacts, classifier_card
 from ..inference.opening import is_pretrained_encoder, open_pretrained
 from .arguments import SuiteTrainingArguments
+from .balance import BalancedSampler, class_weights, label_sentences, row_weights
 from .building import ClassifierArguments, build_classifier
 from .checkpoints import TRAINER_STATE
 from .distillation import Teacher, distillation_loss
 from .ema import EMA_FILE, WeightAverage
 from .recipe import Recipe, ReloadCheck, Run, RunArguments
-from .results import model_name, training_curves, training_sentence
+from .results import add_to_config, model_name, training_curves, training_sentence
 from .trainer import SuiteTrainer, layer_decay_groups
 
+LOSSES = {
+    SINGLE: F.cross_entropy,
+    MULTI: F.binary_cross_entropy_with_logits,
+    REGRESSION: F.mse_loss,
+}
 RELOADED_IMAGES = 64
 FIGURE_IMAGES = 4
 
@@ -58,6 +67,10 @@ class LabelledDataArguments(SourceArguments):
     )
     label_column: str | None = field(
         default=None, metadata={"help": "column of the labels, or several with commas between; default found by type"}
+    )
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = field(
+        default=None,
+        metadata={"help": "one label an image, several, or values; default from the labels: lists are several"},
     )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "fraction of the training images split off if there is no validation split"}
@@ -79,6 +92,13 @@ class FinetuneMethodArguments:
     random_erasing: float = field(default=0.0, metadata={"help": "probability of erasing a rectangle; 0.25 in DeiT"})
     mixup: float = field(default=0.0, metadata={"help": "alpha of mixup; 0.8 in DeiT"})
     cutmix: float = field(default=0.0, metadata={"help": "alpha of cutmix; 1.0 in DeiT"})
+    class_weights: str | None = field(
+        default=None,
+        metadata={"help": "weights of the classes in the training loss: balanced, or a JSON or YAML file by name"},
+    )
+    balanced_sampling: bool = field(
+        default=False, metadata={"help": "draw training images so that classes come equally often"}
+    )
     layer_decay: float = field(
         default=1.0,
         metadata={"help": "factor of the learning rate per layer, from last to first; 0.75 in MAE"},
@@ -173,6 +193,9 @@ class ClassificationTrainer(SuiteTrainer):
     Args:
         method: Layer decay and distillation.
         mixer: Mixup and cutmix of training batches.
+        problem_type: Of the labels, as in transformers' configs.
+        label_weights: Weight of each class in the training loss `[labels]`, or `None`.
+        row_weights: Chance of each training row `[rows]`, or `None` for every row once.
         teacher: Classifier to distil from, or `None`.
         average: Moving average of the weights, with which evaluation runs, or `None`.
         **kwargs: Trainer's own.
@@ -184,6 +207,9 @@ class ClassificationTrainer(SuiteTrainer):
         self,
         method: FinetuneMethodArguments,
         mixer: ImageMixer,
+        problem_type: str = SINGLE,
+        label_weights: Tensor | None = None,
+        row_weights: Tensor | None = None,
         teacher: Teacher | None = None,
         average: WeightAverage | None = None,
         **kwargs,
@@ -191,6 +217,9 @@ class ClassificationTrainer(SuiteTrainer):
         super().__init__(**kwargs)
         self.method = method
         self.mixer = mixer
+        self.problem_type = problem_type
+        self.label_weights = label_weights.to(self.args.device) if label_weights is not None else None
+        self.row_weights = row_weights
         self.teacher = teacher.to(self.args.device) if teacher is not None else None
         self.average = average
         if average is not None:
@@ -212,14 +241,14 @@ class ClassificationTrainer(SuiteTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, ImageClassifierOutput]:
-        """Cross-entropy with class numbers or mixed labels, and in training the teacher's part."""
+        """The loss of the labels, and in training the teacher's part."""
         pixel_values, labels = inputs["pixel_values"], inputs["labels"]
         if model.training:
             # Mixing here, not in the data loader, draws from the random state that checkpoints keep.
             pixel_values, labels = self.mixer(pixel_values, labels)
         outputs = model(pixel_values)
         if not model.training:
-            loss = F.cross_entropy(outputs.logits, labels)
+            loss = LOSSES[self.problem_type](outputs.logits, labels)
         elif self.teacher is None:
             loss = self.label_loss(outputs.logits, labels)
         else:
@@ -227,8 +256,19 @@ class ClassificationTrainer(SuiteTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, smoothed by `label_smoothing_factor`; a scalar."""
-        return F.cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
+        """The training loss, a scalar: cross-entropy, smoothed by `label_smoothing_factor`, of class numbers or mixed
+        labels; binary cross-entropy of several labels; squared error of values."""
+        if self.problem_type == SINGLE:
+            smoothing = self.args.label_smoothing_factor
+            return F.cross_entropy(logits, labels, weight=self.label_weights, label_smoothing=smoothing)
+        if self.problem_type == MULTI:
+            return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.label_weights)
+        return F.mse_loss(logits, labels)
+
+    def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
+        if self.row_weights is None:
+            return super()._get_train_sampler(train_dataset)
+        return BalancedSampler(self.train_dataset, self.row_weights)
 
     def distilled_loss(self, outputs: ImageClassifierOutput, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """DeiT's objective: the class head learns the labels, the distillation head the teacher."""
@@ -258,6 +298,7 @@ def load_labelled(arguments: RunArguments) -> LabelledImages:
     return load_image_dataset(
         data.dataset,
         label_column=data.label_column,
+        problem_type=data.problem_type,
         validation_fraction=data.validation_fraction,
         test_fraction=data.test_fraction,
         seed=arguments.training.seed,
@@ -281,18 +322,48 @@ def augmentation(run: Run) -> ImageTransform:
     )
 
 
+def refuse_for_problem(run: Run) -> None:
+    """Refuses options that the problem has no use for.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    method, problem_type = run.arguments.method, run.data.problem_type
+    if problem_type == SINGLE:
+        return
+    for name, value in {
+        "--teacher": method.teacher,
+        "--label_smoothing_factor": run.arguments.training.label_smoothing_factor,
+        **({"--mixup": method.mixup, "--cutmix": method.cutmix} if problem_type == REGRESSION else {}),
+    }.items():
+        if value:
+            raise ValueError(f"{name} is for one label an image, and the labels are a {problem_type}: leave it out")
+
+
+def choose_best_metric(training: FinetuneTrainingArguments, problem: Problem) -> None:
+    """Replaces accuracy as the metric of the best checkpoint where the problem has none."""
+    if training.metric_for_best_model == "accuracy" != problem.best:
+        training.metric_for_best_model, training.greater_is_better = problem.best, problem.is_greater_better
+
+
 def trainer_options(run: Run) -> dict[str, Any]:
-    """Evaluation data and metrics, mixing, teacher and average."""
+    """Evaluation data and metrics, mixing, balance, teacher and average."""
     method, data = run.arguments.method, run.data
+    problem = PROBLEMS[data.problem_type]
+    refuse_for_problem(run)
+    choose_best_metric(run.arguments.training, problem)
     return {
         "method": method,
         "mixer": ImageMixer(len(data.label_names), method.mixup, method.cutmix),
+        "problem_type": data.problem_type,
+        "label_weights": class_weights(method.class_weights, data),
+        "row_weights": row_weights(data) if method.balanced_sampling else None,
         "teacher": Teacher(method.teacher, data.label_names, run.processor) if method.teacher is not None else None,
         "average": WeightAverage(method.ema_decay, run.resume_from) if method.ema_decay else None,
         "eval_dataset": apply_transform(
             data.splits["validation"], ImageTransform(evaluation_transform(run.processor))
         ),
-        "compute_metrics": classification_metrics,
+        "compute_metrics": problem.metrics,
         "preprocess_logits_for_metrics": first_output,
     }
 
@@ -317,21 +388,22 @@ def callbacks(run: Run) -> list[TrainerCallback]:
 
 
 def report(run: Run) -> dict:
-    """Merges adapters, then measures the validation and test images."""
+    """Measures the validation and test images."""
     trainer, data = run.trainer, run.data
-    if hasattr(trainer.model, "merge_and_unload"):  # so that the folder opens without peft
-        trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
     transform = ImageTransform(evaluation_transform(run.processor))
     outputs = {
         split: trainer.predict(apply_transform(data.splits[split], transform), metric_key_prefix=split)
         for split in ("validation", "test")
     }
     run.measured = outputs["test"]
+    thresholds = keep_thresholds(run, outputs["validation"]) if data.problem_type == MULTI else None
     images = {split: len(output.label_ids) for split, output in outputs.items()}
     if not isinstance(data.splits["train"], IterableDataset):
         images["train"] = len(data.splits["train"])
     return {
-        "metrics": {split: split_metrics(output, split) for split, output in outputs.items()},
+        "problem_type": data.problem_type,
+        "metrics": {split: split_metrics(output, data, thresholds) for split, output in outputs.items()},
+        **({} if thresholds is None else {"thresholds": dict(zip(data.label_names, thresholds, strict=True))}),
         "images": images,
         "data": data.reading.report(),
         "skipped_images": data.skipped,
@@ -341,11 +413,23 @@ def report(run: Run) -> dict:
     }
 
 
-def split_metrics(output: PredictionOutput, split: str) -> dict[str, float]:
-    """Metrics of a split's predictions."""
-    names = ("accuracy", "top5_accuracy", "f1_macro")
-    measured = {name: output.metrics[f"{split}_{name}"] for name in names if f"{split}_{name}" in output.metrics}
-    return measured | {"loss": cross_entropy(output)}
+def keep_thresholds(run: Run, validation: PredictionOutput) -> list[float]:
+    """Chooses each label's threshold on the validation images, and adds them to the saved config."""
+    thresholds = best_thresholds(validation)
+    run.trainer.model.config.label_thresholds = thresholds
+    if run.trainer.is_world_process_zero():
+        add_to_config(run.trainer, label_thresholds=thresholds)
+    return thresholds
+
+
+def split_metrics(output: PredictionOutput, data: LabelledImages, thresholds: list[float] | None) -> dict[str, float]:
+    """Metrics of a split's predictions; F1 of several labels at their thresholds."""
+    problem = PROBLEMS[data.problem_type]
+    if thresholds is None:
+        return problem.metrics(output) | {"loss": problem.loss(output)}
+    logits, labels = torch.from_numpy(output.predictions), torch.from_numpy(output.label_ids)
+    measured = multi_label_report(logits, labels, dict(enumerate(data.label_names)), thresholds)
+    return {name: value for name, value in measured.items() if name != "per_class"}
 
 
 def first_test_images(run: Run, number: int) -> Tensor:
@@ -356,11 +440,12 @@ def first_test_images(run: Run, number: int) -> Tensor:
 
 
 def figures(run: Run) -> dict[str, Callable[[], Figure]]:
-    """Curves, confusion matrix and, for the suite's models, attention."""
-    labels, predicted = run.measured.label_ids, run.measured.predictions.argmax(axis=-1)
+    """Curves, predictions of the test images and, for the suite's models, attention."""
+    problem_type, measured = run.data.problem_type, run.measured
+    problem = PROBLEMS[problem_type]
     drawn = {
-        "curves.png": partial(training_curves, run.trainer.state.log_history),
-        "confusion_matrix.png": partial(confusion_figure, labels, predicted, run.data.label_names),
+        "curves.png": partial(training_curves, run.trainer.state.log_history, problem.best, problem.loss_name),
+        **prediction_figures(problem_type, measured.label_ids, measured.predictions, run.data.label_names),
     }
     if hasattr(run.trainer.model.config, "num_prefix_tokens"):
         drawn["attention.png"] = partial(attention_on_test_images, run)
@@ -376,7 +461,7 @@ def attention_on_test_images(run: Run) -> Figure:
 
 def card(run: Run, report: dict, figures: Sequence[str]) -> ModelCard:
     """The classifier's model card."""
-    trainer, model = run.trainer, run.arguments.model
+    trainer, model, method = run.trainer, run.arguments.model, run.arguments.method
     architecture = model.preset or type(trainer.model).__name__
     if model.config_overrides is not None:
         architecture += f" with {overrides_as_text(model.config_overrides)}"
@@ -390,10 +475,17 @@ def card(run: Run, report: dict, figures: Sequence[str]) -> ModelCard:
         metrics=report["metrics"],
         skipped=len(run.data.skipped),
         command=run.arguments.call,
-        training=training_sentence(trainer, report, trainer.args.train_batch_size),
+        training=training_sentence(trainer, report, trainer.args.train_batch_size)
+        + label_sentences(run.data.problem_type, method.class_weights, method.balanced_sampling),
         figures=figures,
     )
     return classifier_card(facts)
+
+
+def summary(report: dict) -> str:
+    """The test images' first metric in one line."""
+    name, value = next(iter(report["metrics"]["test"].items()))
+    return f"test {name} {value:.4f} on {report['images']['test']} images"
 
 
 def reload_check(run: Run) -> ReloadCheck:
@@ -408,7 +500,7 @@ FINETUNE = Recipe(
     kinds=(ClassifierArguments, LabelledDataArguments, FinetuneMethodArguments, FinetuneTrainingArguments),
     job_defaults=job_defaults,
     load_data=load_labelled,
-    build_model=lambda arguments, data: build_classifier(arguments, data.label_names),
+    build_model=lambda arguments, data: build_classifier(arguments, data.label_names, data.problem_type),
     training_split=lambda data: data.splits["train"],
     transform=augmentation,
     collate=lambda run: collate_images,
@@ -419,8 +511,6 @@ FINETUNE = Recipe(
     figures=figures,
     card=card,
     reload_check=reload_check,
-    summary=lambda report: (
-        f"test accuracy {report['metrics']['test']['accuracy']:.4f} on {report['images']['test']} images"
-    ),
+    summary=summary,
     last_written=lambda method: EMA_FILE if method.ema_decay else TRAINER_STATE,
 )

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ..data import CaptionedImages, UnlabelledImages
 from ..hub import ENCODER, Pretrained, PretrainedFacts, pretrained_card
-from ..output import staged_file, staged_folder, write_figures
+from ..output import failure_is_a_warning, staged_file, staged_folder, write_figures
 from .trainer import SuiteTrainer
 
 logger = logging.getLogger(__name__)
@@ -31,27 +31,58 @@ PRETRAINING_CURVES = {
 }
 
 
-def write_model_folder(
-    trainer: SuiteTrainer,
-    report: dict,
-    figures: Mapping[str, Callable[[], Figure]],
-    card: Callable[[Sequence[str]], ModelCard],
-) -> None:
-    """Saves the model, then figures and a card; if those fail, the saved model stays.
+def merge_adapters(trainer: SuiteTrainer) -> None:
+    """Merges LoRA adapters into the weights, so that the folder opens without peft."""
+    if hasattr(trainer.model, "merge_and_unload"):
+        trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
+
+
+def save_model(trainer: SuiteTrainer) -> None:
+    """Saves weights, config, code and processor, and removes what describes a model that they replace.
 
     Args:
-        trainer: After training.
-        report: What metrics.json holds.
-        figures: Draws each figure, by file name.
-        card: Makes the card, given the names of the drawn figures.
+        trainer: After training; nothing is measured yet, so no failure of that costs the weights.
     """
     output_dir = Path(trainer.args.output_dir)
     with staged_folder(output_dir) as folder:
         trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
-        (folder / "metrics.json").write_text(json.dumps(report, indent=2) + "\n")
-    drawn = write_figures(output_dir, figures)
-    with staged_file(output_dir / "README.md") as path:
+    for name in ("metrics.json", "README.md"):
+        (output_dir / name).unlink(missing_ok=True)
+
+
+def add_to_config(trainer: SuiteTrainer, **fields) -> None:
+    """Adds fields to the saved config.json."""
+    path = Path(trainer.args.output_dir) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | fields
+    with staged_file(path) as staged:
+        staged.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_results(
+    trainer: SuiteTrainer,
+    report: dict,
+    figures: Callable[[], Mapping[str, Callable[[], Figure]]],
+    card: Callable[[Sequence[str]], ModelCard],
+) -> None:
+    """Writes metrics.json, then figures and a card; a failure of those is a warning.
+
+    Args:
+        trainer: After its model was saved.
+        report: What metrics.json holds.
+        figures: Returns what draws each figure, by file name.
+        card: Makes the card, given the names of the drawn figures.
+    """
+    output_dir = Path(trainer.args.output_dir)
+    with staged_file(output_dir / "metrics.json") as path:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+    drawn: list[str] = []
+    with failure_is_a_warning("the figures could not be drawn and are left out"):
+        drawn = write_figures(output_dir, figures())
+    with (
+        failure_is_a_warning("the model card README.md could not be written and is left out"),
+        staged_file(output_dir / "README.md") as path,
+    ):
         card(drawn).save(path)
 
 
@@ -123,19 +154,25 @@ def training_sentence(trainer: SuiteTrainer, report: dict, batch: int) -> str:
     )
 
 
-def training_curves(log_history: Sequence[dict]) -> Figure:
-    """Losses and validation accuracy by epoch, from Trainer's log."""
+def training_curves(log_history: Sequence[dict], metric: str = "accuracy", loss: str = "cross-entropy") -> Figure:
+    """Losses and a metric of the validation images by epoch, from Trainer's log.
+
+    Args:
+        log_history: Trainer's log.
+        metric: Name of the metric in it, without `eval_`.
+        loss: The loss in words.
+    """
     figure = Figure(figsize=(8, 3.2), layout="constrained")
-    loss_axis, accuracy_axis = figure.subplots(1, 2)
+    loss_axis, metric_axis = figure.subplots(1, 2)
     for axis, name, label in (
         (loss_axis, "loss", "training"),
         (loss_axis, "eval_loss", "validation"),
-        (accuracy_axis, "eval_accuracy", "validation"),
+        (metric_axis, f"eval_{metric}", "validation"),
     ):
         points = [(entry["epoch"], entry[name]) for entry in log_history if name in entry]
         if points:
             axis.plot(*zip(*points, strict=True), label=label)
-    for axis, title in ((loss_axis, "cross-entropy"), (accuracy_axis, "accuracy")):
+    for axis, title in ((loss_axis, loss), (metric_axis, metric)):
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)
         if axis.lines:
