@@ -2,12 +2,14 @@
 
 import argparse
 import importlib
+import io
 import logging
 import sys
 import traceback
 from collections.abc import Sequence
 
 from .commands import COMMANDS
+from .names import visible
 from .version import __version__
 
 EXIT_FAILED = 1
@@ -24,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verbs.add_parser(name, help=text, add_help=False)
     parsed, rest = parser.parse_known_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal can't encode fails no finished run
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = importlib.import_module(f".commands.{parsed.verb}", __package__).run(rest)
         leave_process_group()
@@ -51,7 +55,7 @@ def leave_process_group() -> None:
 
 def one_line(error: Exception) -> str:
     """What went wrong as one line; names the kind of error if it is not the user's."""
-    text = " ".join(str(error).split()) or "no message"
+    text = visible(" ".join(str(error).split())) or "no message"
     if isinstance(error, ValueError | OSError):
         return text
     return f"{type(error).__name__}: {text} (run `hf-vit-suite --debug ...` for the traceback)"

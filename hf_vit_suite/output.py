@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +17,8 @@ if TYPE_CHECKING:  # a command that draws nothing starts without matplotlib
 
 logger = logging.getLogger(__name__)
 
-# Text properties of labels, file names and captions: a `$` in them starts no formula.
-AS_WRITTEN = {"parse_math": False, "usetex": False}
+# How matplotlib warns of a character that no font has; it draws a box in its place.
+MISSING_GLYPH = re.compile(r"Glyph (\d+) .* missing from font", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,40 @@ def staged_file(destination: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(staging)
 
 
+@contextmanager
+def failure_is_a_warning(problem: str) -> Iterator[None]:
+    """Logs an error of the block as a warning, after what could not be done."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("%s: %s: %s", problem, type(error).__name__, " ".join(str(error).split()))
+
+
+@contextmanager
+def drawing(name: str) -> Iterator[None]:
+    """Logs, once, the characters of a figure drawn in the block that no font has; that warning is never an error.
+
+    Args:
+        name: Of the figure, for the log.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    missing: dict[str, None] = {}
+    for warning in caught:
+        if found := MISSING_GLYPH.match(str(warning.message)):
+            missing[chr(int(found.group(1)))] = None
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if missing:
+        logger.warning(
+            "%s: no font of matplotlib has %s, shown as boxes: name an installed font with them first in "
+            "matplotlib.rcParams['font.family']",
+            name,
+            " ".join(missing),
+        )
+
+
 def write_figures(folder: Path, figures: "Mapping[str, Callable[[], Figure]]", dpi: int = 120) -> list[str]:
     """Draws figures into a folder; one that fails is logged as a warning, and an older file of its name is removed.
 
@@ -88,13 +124,13 @@ def write_figures(folder: Path, figures: "Mapping[str, Callable[[], Figure]]", d
     """
     written = []
     for name, draw in figures.items():
-        try:
-            with staged_file(folder / name) as path:
-                draw().savefig(path, dpi=dpi)
-        except Exception as error:
-            (folder / name).unlink(missing_ok=True)
-            reason = " ".join(str(error).split())
-            logger.warning("%s could not be drawn and is left out: %s: %s", name, type(error).__name__, reason)
-        else:
+        (folder / name).unlink(missing_ok=True)
+        with (
+            failure_is_a_warning(f"{name} could not be drawn and is left out"),
+            staged_file(folder / name) as path,
+            drawing(name),
+        ):
+            draw().savefig(path, dpi=dpi)
+        if (folder / name).exists():
             written.append(name)
     return written

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..names import visible
+
 METHODS = {
     "attention": "attention of the class token (default)",
     "rollout": "attention multiplied through the layers",
@@ -61,5 +63,5 @@ def run(arguments: Sequence[str]) -> int:
     options["texts"] = parsed.text
     written = explain_files(parsed.model, parsed.images, parsed.out, parsed.method, parsed.format, **options)
     for path in written:
-        print(f"wrote {path}")
+        print(f"wrote {visible(str(path))}")
     return 0

@@ -14,15 +14,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..inference.scores import prediction_title
-from ..output import AS_WRITTEN
+from ..names import AS_WRITTEN, visible
 from .attention import class_token_attention
 from .encoders import resize_map
 
 INCHES_A_PANEL = 1.9
 INCHES_A_LINE = 0.2
 INCHES_OF_COLOUR_BAR = 0.6
-# Characters per line of a title above a panel.
-TITLE_WIDTH = 26
+# Characters per line, and lines, of a title above a panel.
+TITLE_WIDTH, TITLE_LINES = 26, 8
 # A mid grey is readable on light and dark pages.
 TEXT_COLOUR = "#808080"
 COLOURS = "viridis"  # perceptually uniform
@@ -81,7 +81,7 @@ def figure(
     if not len(rows) == len(pictures) == len(titles):
         raise ValueError(f"got {len(pictures)} pictures, {len(rows)} maps and {len(titles)} titles")
     pictures = [as_array(picture) for picture in pictures]
-    titles, names = ([textwrap.fill(text, TITLE_WIDTH) for text in texts] for texts in (titles, names))
+    titles, names = ([wrapped(text) for text in texts] for texts in (titles, names))
     has_values = any(values.ndim == 2 and values.dtype != torch.bool for panels in rows for values in panels)
     drawn = Figure(figsize=figure_size(pictures, titles, names, has_values), layout="compressed")
     axes = drawn.subplots(len(pictures), len(names) + 1, squeeze=False)
@@ -98,6 +98,15 @@ def figure(
         add_colour_bar(drawn, axes, rows, label)
     drawn.patch.set_alpha(0)
     return drawn
+
+
+def wrapped(title: str) -> str:
+    """A title in lines of `TITLE_WIDTH`; its own line breaks stay, and a long one ends with an ellipsis."""
+    written = (textwrap.wrap(line, TITLE_WIDTH) for line in visible(title, "\n").split("\n"))
+    lines = [line for of_line in written for line in of_line or [""]]
+    if len(lines) > TITLE_LINES:
+        lines = [*lines[: TITLE_LINES - 1], lines[TITLE_LINES - 1][: TITLE_WIDTH - 1] + "…"]
+    return "\n".join(lines)
 
 
 def figure_size(

@@ -27,7 +27,8 @@ from ..inference.scores import prediction_title
 from ..inference.two_towers import open_two_towers
 from ..models.configuration_mae import SuiteMAEConfig
 from ..models.embedding import round_to_multiple
-from ..output import staged_file, staged_folder
+from ..names import file_name
+from ..output import drawing, staged_file, staged_folder
 from .encoders import image_encoder, resize_map
 from .figures import head_names
 from .reconstruction import visible_and_painted
@@ -187,7 +188,7 @@ def explain_files(
         with staged_file(out) as staged:
             sheet.write(frames, staged)
         return [out]
-    return write_folder(sheet, frames, unique_names(paths), out, file_format)
+    return write_folder(sheet, frames, output_names(paths, file_format), out, file_format)
 
 
 def open_explainer(model_name: str, method: str, options: dict) -> Explainer:
@@ -321,10 +322,12 @@ class Sheet:
             if len({array.shape for array in arrays}) > 1:
                 raise ValueError("images of different sizes don't fit into one .npy: give a folder, without suffix")
             np.save(path, np.stack(arrays))
-        elif path.suffix == ".gif":
-            save_gif([rendered(self.figure(panels, name)) for name, panels in frames], path)
-        else:
-            self.figure(frames[0][1]).savefig(path, dpi=FIGURE_DPI, bbox_inches="tight", pad_inches=0.05)
+            return
+        with drawing(path.name):
+            if path.suffix == ".gif":
+                save_gif([rendered(self.figure(panels, name)) for name, panels in frames], path)
+            else:
+                self.figure(frames[0][1]).savefig(path, dpi=FIGURE_DPI, bbox_inches="tight", pad_inches=0.05)
 
     def array(self, number: int, panels: Sequence[Panels]) -> np.ndarray:
         """Returns an image's maps at its resolution, `[panels, height, width]`, or `[panels, 3, height, width]`."""
@@ -343,7 +346,7 @@ def write_folder(
     """Writes one file per image and, except for npy, the figure `grid` of all images."""
     with staged_folder(out) as folder:
         for number, name in enumerate(names):
-            path = folder / f"{name}.{file_format}"
+            path = folder / name
             if file_format == "npy":
                 np.save(path, sheet.array(number, frames[0][1]))
             elif file_format == "gif":
@@ -359,21 +362,13 @@ def write_folder(
     return [out / name for name in written]
 
 
-def unique_names(paths: Sequence[str | os.PathLike]) -> list[str]:
-    """Returns output file names for images; duplicates are numbered.
-
-    `grid` is reserved for the figure.
-    """
-    names, taken = [], {"grid"}
+def output_names(paths: Sequence[str | os.PathLike], file_format: str) -> list[str]:
+    """Returns the output file name of each image; `grid` is reserved for the figure."""
+    grid = f"grid.{file_format}"
+    names = [grid]
     for path in paths:
-        stem, number = Path(path).stem, 1
-        name = stem
-        while name in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name)
-        names.append(name)
-    return names
+        names.append(file_name(Path(path).stem, f".{file_format}", taken=names))
+    return names[1:]
 
 
 def rendered(figure: Figure) -> Image.Image:

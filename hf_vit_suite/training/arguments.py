@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from ..config_overrides import parse_image_size
 from ..data import SourceArguments, UnlabelledImages, load_unlabelled_images
 
 REFERENCE_BATCH = 256
@@ -61,7 +62,26 @@ class SuiteTrainingArguments(TrainingArguments):
 
 
 @dataclass
-class PretrainingModelArguments:
+class ImageSizeArguments:
+    """The size of the input, an option of every recipe."""
+
+    # transformers' parser of flags takes the second type of a union: text.
+    image_size: int | str | list[int] | tuple[int, int] | None = field(
+        default=None,
+        metadata={
+            "metavar": "SIZE",
+            "help": "input size in pixels: the side of a square, or HEIGHTxWIDTH such as 192x256; default the model's "
+            "own",
+        },
+    )
+
+    def __post_init__(self):
+        if self.image_size is not None:
+            self.image_size = parse_image_size(self.image_size)
+
+
+@dataclass
+class PretrainingModelArguments(ImageSizeArguments):
     """Model options; a recipe adds fields of its family's config, whose default None is the config's own value."""
 
     preset: str | None = field(
@@ -72,9 +92,6 @@ class PretrainingModelArguments:
     )
     config_overrides: str | None = field(
         default=None, metadata={"help": "changes to the preset, e.g. num_hidden_layers=6,patch_size=8"}
-    )
-    image_size: int | None = field(
-        default=None, metadata={"help": "side of the square input in pixels; default the model's own"}
     )
 
 

@@ -28,6 +28,7 @@ from transformers import (
 )
 from transformers.utils.generic import ModelOutput
 
+from ..config_overrides import height_and_width, parse_image_size
 from ..data import (
     LabelledImages,
     MultiCropTransform,
@@ -35,6 +36,7 @@ from ..data import (
     dataset_name,
     decode_image,
     evaluation_transform,
+    input_size,
     load_image_dataset,
     multi_crop_transform,
 )
@@ -89,8 +91,14 @@ class DINOMethodArguments:
     """Crops, and the monitoring of k-NN accuracy."""
 
     local_crops: int = field(default=8, metadata={"help": "local crops per image; 0 is none"})
-    local_image_size: int | None = field(
-        default=None, metadata={"help": "side of a local crop in pixels; default near 3/7 of a global crop's"}
+    # transformers' parser of flags takes the second type of a union: text.
+    local_image_size: int | str | list[int] | tuple[int, int] | None = field(
+        default=None,
+        metadata={
+            "metavar": "SIZE",
+            "help": "size of a local crop in pixels, a side or HEIGHTxWIDTH; default a square near 3/7 of a global "
+            "crop's shorter side",
+        },
     )
     global_crop_scale: float = field(
         default=0.4, metadata={"help": "smallest fraction of the image in a global crop, and largest in a local one"}
@@ -105,6 +113,10 @@ class DINOMethodArguments:
         default=None,
         metadata={"help": "column of the labels for --knn_steps; default found by type"},
     )
+
+    def __post_init__(self):
+        if self.local_image_size is not None:
+            self.local_image_size = parse_image_size(self.local_image_size, "--local_image_size")
 
 
 # Defaults for the data set that comes with the package. On few, small images DINOv2's additions and a faster teacher
@@ -390,7 +402,7 @@ def augmentation(run: Run) -> MultiCropTransform:
     method, config = run.arguments.method, run.model.config
     return multi_crop_transform(
         run.processor,
-        local_side(method, config),
+        local_size(method, input_size(run.processor), config.patch_size),
         method.local_crops,
         local_scale=method.local_crop_scale,
         global_scale=method.global_crop_scale,
@@ -399,14 +411,20 @@ def augmentation(run: Run) -> MultiCropTransform:
     )
 
 
-def local_side(method: DINOMethodArguments, config: SuiteDINOConfig) -> int:
-    """Side of the local crops in pixels."""
-    side = method.local_image_size
-    if side is None:
-        return round_to_multiple(LOCAL_SIDE * min(config.image_height_width), config.patch_size)
-    if side < config.patch_size or side % config.patch_size:
-        raise ValueError(f"--local_image_size must be a multiple of patch_size {config.patch_size}, got {side}")
-    return side
+def local_size(method: DINOMethodArguments, global_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Height and width of the local crops in pixels.
+
+    Raises:
+        ValueError: If a side is no multiple of the patch size.
+    """
+    given = method.local_image_size
+    if given is None:
+        given = round_to_multiple(LOCAL_SIDE * min(global_size), patch_size)
+    height, width = height_and_width(given)
+    if height % patch_size or width % patch_size:
+        got = f"{height} x {width}" if height != width else height
+        raise ValueError(f"--local_image_size must be a multiple of patch_size {patch_size}, got {got}")
+    return height, width
 
 
 def callbacks(run: Run) -> list[TrainerCallback]:

@@ -1,6 +1,7 @@
 """One engine for every recipe: a `Recipe` says what its own parts are, `train_recipe` runs them in order."""
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,11 +19,13 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data import RowTransform
 from ..options import as_call, choose, from_options, option_names, plain_value, refuse_unknown, with_defaults
-from ..output import Result
+from ..output import Result, failure_is_a_warning
 from .arguments import SuiteTrainingArguments
 from .checkpoints import TRAINER_STATE, prepare_output_dir, train
-from .results import check_reload, write_model_folder
+from .results import check_reload, merge_adapters, save_model, write_results
 from .trainer import SuiteTrainer, training_rows
+
+logger = logging.getLogger(__name__)
 
 Processor = BaseImageProcessor | ProcessorMixin
 
@@ -160,14 +163,27 @@ def train_recipe(recipe: Recipe, arguments: RunArguments) -> Result:
 
         seconds = train(run.trainer, run.resume_from)
 
-        report = recipe.report(run) | {"seconds_of_training": seconds}
+        merge_adapters(run.trainer)
         if run.trainer.is_world_process_zero():
-            write_model_folder(run.trainer, report, recipe.figures(run), partial(recipe.card, run, report))
-            check_reload(run.trainer, report, *recipe.reload_check(run))
+            save_model(run.trainer)
+        report = measured(recipe, run) | {"seconds_of_training": seconds}
+        if run.trainer.is_world_process_zero():
+            write_results(run.trainer, report, partial(recipe.figures, run), partial(recipe.card, run, report))
+            with failure_is_a_warning(f"{training.output_dir} was saved but could not be compared"):
+                check_reload(run.trainer, report, *recipe.reload_check(run))
         if training.push_to_hub:
             run.trainer.push_to_hub()
     model, metrics, output_dir = run.trainer.model.eval(), report["metrics"], Path(training.output_dir)
     return Result(model, run.processor, metrics, output_dir, str(output_dir), report, recipe.summary(report))
+
+
+def measured(recipe: Recipe, run: Run) -> dict:
+    """The recipe's report; an error says that the trained model is saved."""
+    try:
+        return recipe.report(run)
+    except Exception:
+        logger.warning("%s holds the trained model, which could not be measured", run.arguments.training.output_dir)
+        raise
 
 
 def build_trainer(recipe: Recipe, run: Run) -> SuiteTrainer:

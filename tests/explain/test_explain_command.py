@@ -1,7 +1,9 @@
 """`hf-vit-suite explain` on every family and by every method."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from explained import transformers_classifier
@@ -22,6 +24,7 @@ from hf_vit_suite.cli import main
 from hf_vit_suite.commands.explain import METHODS as EXPLAIN_METHODS
 from hf_vit_suite.data import decode_image
 from hf_vit_suite.explain.files import OPTIONS, open_explainer, see
+from hf_vit_suite.names import visible
 
 NAMED = {**TINY_VIT, "id2label": {0: "cat", 1: "dog", 2: "owl"}}
 CROPPING = CLIPImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
@@ -186,3 +189,49 @@ def test_wrong_request_is_one_line_and_leaves_nothing(
     assert main(["explain", folder, pictures[0], *arguments, "--out", str(tmp_path / "x.png")]) == 1
     assert message in capfd.readouterr().err.strip().splitlines()[-1]
     assert sorted(tmp_path.iterdir()) == before
+
+
+NAMED_FILES = ["Ba$$in ^_$x$", "new\nline \x1b[1m", "n" * 250, "חתול", r"back\slash <b>|*`{", ".hidden"]
+
+
+def test_files_of_any_name_are_explained_into_files_of_that_name(saved, tmp_path: Path, capsys: pytest.CaptureFixture):
+    paths = [tmp_path / "photos" / f"{name}.png" for name in NAMED_FILES]
+    paths[0].parent.mkdir()
+    for path in paths:
+        Image.new("RGB", (30, 20), "white").save(path)
+    out = tmp_path / "out"
+    command = ["explain", saved("encoder"), *map(str, paths), "--method", "mask", "--format", "svg"]
+    assert main([*command, "--out", str(out)]) == 0
+    expected = ["Ba$$in ^_$x$", "new_line _[1m", "n" * 200, "חתול", r"back\slash <b>|*`{", ".hidden", "grid"]
+    assert {path.name for path in out.iterdir()} == {f"{name}.svg" for name in expected}
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wrote ")]
+    assert len(printed) == len(expected), "one line a file"
+
+
+@pytest.mark.parametrize("label", ["$5 or $10", "a^b_{c", "<b>&amp;</b>", "חתול", "tab\tand \x07 bell"])
+def test_figure_names_the_predicted_class_as_it_is(tmp_path: Path, pictures: list[str], label: str):
+    config = SuiteViTConfig(**{**NAMED, "id2label": {0: label, 1: label, 2: label}})
+    SuiteViTForImageClassification(config).save_pretrained(tmp_path / "model")
+    SQUARE.save_pretrained(tmp_path / "model")
+    out = tmp_path / "figure.svg"
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        assert main(["explain", str(tmp_path / "model"), pictures[0], "--method", "rollout", "--out", str(out)]) == 0
+    texts = ElementTree.parse(out).getroot().iter("{http://www.w3.org/2000/svg}text")
+    title = " ".join(text.text for text in texts if text.text)
+    assert f"predicted: {visible(label)} (" in title
+
+
+def test_letters_that_no_font_has_are_a_warning_in_every_format(
+    saved, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    picture = tmp_path / "猫.png"
+    Image.new("RGB", (30, 20), "white").save(picture)
+    folder = saved("encoder")
+    for suffix in ("png", "svg", "gif"):
+        caplog.clear()
+        out = tmp_path / f"figure.{suffix}"
+        with matplotlib.rc_context({"font.family": ["DejaVu Sans"]}):
+            assert main(["explain", folder, str(picture), "--out", str(out)]) == 0
+        assert [message.split(",")[0] for message in caplog.messages] == [
+            f"figure.{suffix}: no font of matplotlib has 猫"
+        ]

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import ModelCard
+from PIL import Image
 from recipes import QUICK, TINY_RECIPES, TinyRecipe
 from references_of_training import (
     assert_moved_alike,
@@ -309,6 +310,61 @@ def test_single_flag_never_fails_because_of_a_default(name: str, flag: str, tmp_
     if flag == "image_tower=x":
         assert "vision_config" not in arguments.model.config_overrides
         assert "text_config" in arguments.model.config_overrides
+
+
+def output_size(folder: Path) -> tuple[tuple[int, int], float]:
+    """What a folder's image processor yields for a tall white image: (height, width), and its darkest pixel."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    pixels = processor(Image.new("RGB", (20, 90), "white"), return_tensors="pt", do_normalize=False).pixel_values
+    return tuple(pixels.shape[-2:]), pixels.min().item()
+
+
+@every_recipe
+def test_oblong_models_are_trained_saved_and_continued_at_other_sizes(recipe: TinyRecipe, tmp_path: Path):
+    data, first, second = recipe.data(tmp_path / "data"), tmp_path / "first", tmp_path / "second"
+    quick = {"dataset": data, "max_steps": 2}
+    assert main(recipe.command(**quick, output_dir=first, image_size="16x32")) == 0
+    assert output_size(first) == ((16, 32), 1), "nothing is padded"
+    config = json.loads((first / "config.json").read_text())
+    assert config.get("vision_config", config)["image_size"] == [16, 32]
+    assert report(first)["reload"]["difference"] < 1e-5
+    continued = {name: value for name, value in recipe.options.items() if name == "local_crops"}
+    function, *arguments = recipe.verb
+    result = getattr(hf_vit_suite, function)(
+        *arguments, **QUICK, **quick, **continued, model=first, output_dir=second, image_size=(24, 8)
+    )
+    assert output_size(second) == ((24, 8), 1)
+    assert result.report["reload"]["difference"] < 1e-5
+    assert {path.name for path in second.glob("*.png")} == {path.name for path in first.glob("*.png")}
+
+
+@every_recipe
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("[48, 64]", [48, 64]), ("48x64", [48, 64]), ("'48 X 64'", [48, 64]), ("48", 48), ("'48x48'", 48)],
+)
+def test_image_size_of_a_config_file_is_a_list_a_text_or_a_number(
+    recipe: TinyRecipe, tmp_path: Path, given: str, expected: int | list[int]
+):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"image_size: {given}\n")
+    assert parse(load_recipe(recipe.name), ["--config", str(file), "--use_cpu"]).model.image_size == expected
+    flags = ["--config", str(file), "--image_size", "32x80", "--use_cpu"]
+    assert parse(load_recipe(recipe.name), flags).model.image_size == [32, 80]
+
+
+@every_recipe
+@pytest.mark.parametrize("size", ["18x32", "16x30", "2x16"])
+def test_sizes_that_are_no_multiples_of_the_patch_size_are_refused_before_training(
+    recipe: TinyRecipe, run_command, trained: Path, tmp_path: Path, size: str
+):
+    expected = ("image_size must be a multiple of patch_size 4", f"got {size.replace('x', ' x ')} pixels")
+    common = {"dataset": trained / f"data-{recipe.name}", "output_dir": tmp_path / "out", "image_size": size}
+    assert_one_line_error(run_command(*recipe.command(**common), check=False), *expected)
+    function = [*recipe.verb, "--model", str(trained / recipe.name), "--use_cpu", "--per_device_train_batch_size", "8"]
+    flags = [part for name, value in common.items() for part in (f"--{name}", str(value))]
+    assert_one_line_error(run_command(*function, *flags, check=False), *expected)
+    assert not (tmp_path / "out").exists()
 
 
 @every_recipe

@@ -1,7 +1,10 @@
-"""A trained model is written whatever happens to its figures."""
+"""A trained model is written whatever happens to its metrics, figures and card."""
 
+import dataclasses
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -9,7 +12,7 @@ from references_of_training import TINY_PRESET, make_colours
 from transformers import AutoModelForImageClassification, AutoModelForPreTraining
 
 from hf_vit_suite.cli import main
-from hf_vit_suite.training import finetune, mae
+from hf_vit_suite.training import finetune, mae, recipe
 
 QUICK = (
     "--max_steps", "2", "--report_to", "none", "--use_cpu", "--save_strategy", "no", "--disable_tqdm", "True",
@@ -66,3 +69,68 @@ def test_previews_that_fail_do_not_stop_pretraining(
     for name in ("step-00000001.png", "step-00000002.png", "reconstruction.png"):
         assert f"{name} could not be drawn" in caplog.text
     assert AutoModelForPreTraining.from_pretrained(out).num_parameters()
+
+
+def fail_anywhere(*arguments: Any) -> Any:
+    """A stage that fails."""
+    raise OSError("no space left on device")
+
+
+def train(monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, **stages: Any) -> int:
+    """Fine-tunes with other stages; returns the exit code."""
+    changed = dataclasses.replace(finetune.FINETUNE, **stages)
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune, "FINETUNE", changed)
+        return main(["finetune", "--dataset", str(data), "--output_dir", str(out), *TINY_PRESET, *QUICK,
+                     "--eval_strategy", "no", "--overwrite_output_dir"])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stage", "warning", "lost"),
+    [
+        ("card", "the model card README.md could not be written and is left out", {"README.md"}),
+        ("figures", "the figures could not be drawn and are left out", set()),
+        ("reload_check", "out was saved but could not be compared", set()),
+    ],
+)
+def test_results_that_fail_after_the_weights_are_warnings(
+    tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture, stage: str, warning: str, lost: set[str]
+):
+    data, out = make_colours(tmp_path / "data", images_a_class=8), tmp_path / "out"
+    assert train(monkeypatch, data, out) == 0
+    with caplog.at_level(logging.WARNING):
+        assert train(monkeypatch, data, out, **{stage: fail_anywhere}) == 0
+    assert f"{warning}: OSError: no space left on device" in caplog.text
+    assert AutoModelForImageClassification.from_pretrained(out).config.num_labels == 3
+    assert json.loads((out / "metrics.json").read_text())["metrics"]
+    assert (out / "README.md").exists() == ("README.md" not in lost), "an older card is the replaced model's"
+
+
+def test_metrics_that_fail_leave_the_trained_weights_and_no_metrics_of_the_replaced_model(
+    tmp_path: Path, monkeypatch, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+):
+    data, out = make_colours(tmp_path / "data", images_a_class=8), tmp_path / "out"
+    assert train(monkeypatch, data, out) == 0
+    (out / "model.safetensors").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert train(monkeypatch, data, out, report=fail_anywhere) == 1
+    assert f"{out} holds the trained model, which could not be measured" in caplog.text
+    assert capfd.readouterr().err.strip().splitlines()[-1] == "error: no space left on device"
+    assert AutoModelForImageClassification.from_pretrained(out).config.num_labels == 3
+    assert (out / "preprocessor_config.json").is_file()
+    assert not (out / "metrics.json").exists()
+    assert not (out / "README.md").exists()
+
+
+def test_adapters_are_merged_before_anything_is_measured(run_command, tmp_path: Path, monkeypatch):
+    data, out, seen = make_colours(tmp_path / "data", images_a_class=8), tmp_path / "out", []
+
+    def report(run: recipe.Run) -> dict:
+        seen.append((type(run.trainer.model).__name__, (out / "model.safetensors").is_file()))
+        return finetune.report(run)
+
+    changed = dataclasses.replace(finetune.FINETUNE, report=report)
+    monkeypatch.setattr(finetune, "FINETUNE", changed)
+    command = ["finetune", "--dataset", str(data), "--output_dir", str(out), *TINY_PRESET, *QUICK, "--lora"]
+    run_command(*command, "--eval_strategy", "no")
+    assert seen == [("SuiteViTForImageClassification", True)]
