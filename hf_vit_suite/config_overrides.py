@@ -1,5 +1,6 @@
 """Changes to a config as text or nested fields: `num_hidden_layers=6,vision_config.patch_size=8`."""
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ def parse_overrides(given: str | Mapping[str, Any] | None) -> dict[str, Any]:
         ValueError: If a pair has no `=` or no name, or a field is set both to a value and by its own fields.
     """
     if isinstance(given, Mapping):
-        return nested_fields(given)
+        return nested_fields(copy.deepcopy(dict(given)))  # the caller's own stays as it is
     overrides: dict[str, Any] = {}
     rest = given or ""
     while rest := rest.lstrip(", "):

@@ -5,7 +5,6 @@ its help must not wait for that, so the registration is part of the import of tr
 """
 
 import importlib
-import importlib.util
 import os
 import sys
 from importlib.abc import Loader, MetaPathFinder

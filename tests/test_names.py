@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from hf_vit_suite import cli
 from hf_vit_suite.commands.predict import print_predictions
-from hf_vit_suite.evaluation.plots import confusion_figure
+from hf_vit_suite.evaluation.plots import confusion_figure, precision_recall_figure
 from hf_vit_suite.explain import figure
 from hf_vit_suite.hub import (
     ClassifierFacts,
@@ -71,6 +71,16 @@ def test_figures_draw_names_as_they_are(parse_math: bool):
     titles = [axis.title for axis in explained.axes[:3]]
     assert [title.get_text() for title in titles] == ["$x_$ ^", "costs $5_", "$1 or $2^"]
     assert not any(title.get_parse_math() for title in titles)
+
+
+def test_a_legend_has_every_name_as_it_is():
+    names = ["_leading", "__", "$5_", "two\nlines", "\x07"]
+    targets = np.eye(len(names))
+    drawn = precision_recall_figure(targets, targets - 0.5, names)
+    draw(drawn)
+    texts = drawn.axes[0].get_legend().get_texts()
+    assert [text.get_text() for text in texts] == [*names[:-1], r"\x07"]
+    assert not any(text.get_parse_math() for text in texts)
 
 
 def test_no_name_goes_through_latex():

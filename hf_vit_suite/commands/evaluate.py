@@ -28,15 +28,14 @@ def run(arguments: Sequence[str]) -> int:
 def run_method(method: str, arguments: Sequence[str]) -> int:
     """Reads the options of one method."""
     from ..evaluation.evaluate import EVALUATIONS, evaluate
-    from .parsing import GroupedParser, read_config
+    from .parsing import GroupedParser, config_file, read_config
 
     kind, measure = EVALUATIONS[method]
     parser = GroupedParser({"options": kind}, f"hf-vit-suite evaluate {method}", measure.__doc__)
     parser.add_argument("model", help="folder or Hub name of an image model, the suite's or transformers'")
+    if (path := config_file(arguments)) is not None:
+        parser.take_defaults(read_config(path, [kind]))
     given = parser.parse_args(arguments)
-    if given.config is not None:
-        parser.set_defaults(**read_config(given.config, list(kind.__dataclass_fields__)))
-        given = parser.parse_args(arguments)
     options = {name: getattr(given, name) for name in kind.__dataclass_fields__}
     print(evaluate(method, given.model, **options).summary)
     return 0

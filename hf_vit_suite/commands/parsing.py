@@ -1,16 +1,19 @@
 """Parsers of dataclasses: transformers' HfArgumentParser with a file of arguments and grouped help."""
 
 import argparse
+import inspect
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
-from ..options import refuse_unknown
+from ..options import checked_values, option_names, refuse_unknown
 
 OPTIMISATION, SAVING = "optimisation", "saving and publishing"
 GENERAL, REST = "general", "other arguments of transformers' TrainingArguments"
@@ -64,6 +67,7 @@ SHORT_HELP = {
     "push_to_hub": "push the finished folder to the Hub",
     "hub_model_id": "repository on the Hub; default the folder's name",
 }
+TRUTH_VALUES = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -113,15 +117,24 @@ class GroupedParser(HfArgumentParser):
         super().__init__(list(groups.values()), prog=prog, description=description, formatter_class=OptionFormatter)
         self.group_of = {}
         for group, kind in groups.items():
-            # Of TrainingArguments only what a recipe declares itself.
-            names = vars(kind).get("__annotations__", {}) if group == OPTIMISATION else kind.__dataclass_fields__
+            names = list(kind.__dataclass_fields__)
+            if group == OPTIMISATION:  # of transformers' arguments only those that the recipe declares itself
+                declared = inspect.get_annotations(kind)
+                names = [
+                    name for name in names if name in declared or name not in TrainingArguments.__dataclass_fields__
+                ]
             self.group_of |= dict.fromkeys(names, group)
         if OPTIMISATION in groups:
             self.group_of |= GROUP_OF
         self.titles = list(dict.fromkeys([*groups, OPTIMISATION, SAVING]))
         self.shows_all = False
         theirs = TrainingArguments.__dataclass_fields__
-        for action in self._actions:
+        for action in list(self._actions):
+            if action.type is string_to_bool and action.nargs is None:  # a flag whose default follows from others
+                action.nargs, action.const = "?", True
+                self.add_argument(
+                    f"--no_{action.dest}", action="store_false", dest=action.dest, default=argparse.SUPPRESS
+                )
             if action.dest in theirs and action.help == theirs[action.dest].metadata.get("help"):
                 action.help = SHORT_HELP.get(action.dest, action.help)
         self.add_argument(
@@ -129,6 +142,28 @@ class GroupedParser(HfArgumentParser):
         )
         if OPTIMISATION in groups:
             self.add_argument("--help-all", action=HelpAll, nargs=0, help="show every option, TrainingArguments' too")
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """argparse's, but a bare flag does not take the word behind it for its value."""
+        flags = {name for action in self._actions if action.const is True for name in action.option_strings}
+        words = list(sys.argv[1:] if args is None else args)
+        explicit = []
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            explicit.append(word)
+            if word in flags and following.lower() not in TRUTH_VALUES:
+                explicit.append("True")
+        return super().parse_known_args(explicit, namespace)
+
+    def format_usage(self) -> str:
+        return f"usage: {self.prog} [options], which --help lists\n"
+
+    def take_defaults(self, values: Mapping[str, Any]) -> None:
+        """Sets defaults from a file of arguments; an option that it gives is no longer required."""
+        self.set_defaults(**values)
+        for action in self._actions:
+            action.required = action.required and action.dest not in values
 
     def format_help(self) -> str:
         formatter = self._get_formatter()
@@ -163,11 +198,22 @@ def command_line(command: str, arguments: Sequence[str], token: str | None) -> s
     return shlex.join(["hf-vit-suite", *command.split(), *shown])
 
 
-def read_config(path: Path, known: Sequence[str]) -> dict[str, Any]:
+def config_file(arguments: Sequence[str]) -> Path | None:
+    """The file that `--config` names; None without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    return parser.parse_known_args(arguments)[0].config
+
+
+def read_config(path: Path, kinds: Sequence[type]) -> dict[str, Any]:
     """Arguments from a file; JSON is YAML too.
 
+    Args:
+        path: The file.
+        kinds: Dataclasses of the arguments.
+
     Raises:
-        ValueError: If the file can't be read or names an unknown argument.
+        ValueError: If the file can't be read, names an unknown argument, or a value is of another kind.
     """
     try:
         values = yaml.safe_load(path.read_text())
@@ -175,5 +221,24 @@ def read_config(path: Path, known: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"--config {path} can't be read: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"--config {path} must hold names and values, got {type(values).__name__}")
-    refuse_unknown([str(name) for name in values], known, f"--config {path}")
-    return values
+    refuse_unknown([str(name) for name in values], option_names(kinds), f"--config {path}")
+    try:
+        return checked_config(kinds, values)
+    except ValueError as error:
+        raise ValueError(f"--config {path}: {error}") from error
+
+
+def checked_config(kinds: Sequence[type], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks values as those of a call are; numbers and truth values that YAML reads as text stay for the parser."""
+    checked: dict[str, Any] = {}
+    for kind in kinds:
+        hints = get_type_hints(kind)
+        texts = {name: value for name, value in values.items() if isinstance(value, str) and is_plain(hints.get(name))}
+        rest = {name: value for name, value in values.items() if name not in texts}
+        checked |= checked_values(kind, rest) | {name: value for name, value in texts.items() if name in hints}
+    return checked
+
+
+def is_plain(hint: Any) -> bool:
+    """Whether a type is a number or a truth value, or None besides."""
+    return any(part in (int, float, bool) for part in (hint, *get_args(hint)))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ..training.recipe import Recipe, RunArguments, load_recipe, train_recipe
-from .parsing import OPTIMISATION, GroupedParser, command_line, read_config
+from .parsing import OPTIMISATION, GroupedParser, command_line, config_file, read_config
 
 
 def run_recipe(name: str, arguments: Sequence[str]) -> int:
@@ -22,10 +22,9 @@ def parse(recipe: Recipe, arguments: Sequence[str]) -> RunArguments:
     """
     groups = dict(zip(("model", "data", "augmentation", OPTIMISATION), recipe.kinds, strict=True))
     parser = GroupedParser(groups, f"hf-vit-suite {recipe.name}", recipe.description)
-    given = parser.parse_args(arguments)
-    names = [name for kind in recipe.kinds for name in kind.__dataclass_fields__]
-    from_file = read_config(given.config, names) if given.config is not None else {}
-    parser.set_defaults(**from_file)
+    path = config_file(arguments)
+    from_file = read_config(path, recipe.kinds) if path is not None else {}
+    parser.take_defaults(from_file)
     given = parser.parse_args(arguments)
     parser.set_defaults(**recipe.job_defaults(vars(given)) | from_file)
     *parsed, _ = parser.parse_args_into_dataclasses(list(arguments), look_for_args_file=False)

@@ -13,7 +13,6 @@ from torchvision.transforms import v2
 from .augmentation import input_size, interpolation
 from .decoding import decode_image
 
-GLOBAL_CROPS = 2
 # The paper blurs with sigma up to 2 pixels at a side of 224; sigma is scaled by the image size.
 BLUR_SIGMA, BLUR_SIDE, BLUR_KERNEL = (0.1, 2.0), 224, 9
 SOLARIZE_THRESHOLD = 128

@@ -58,15 +58,19 @@ def precision_recall_figure(labels: np.ndarray, logits: np.ndarray, label_names:
     """
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axis = figure.subplots()
+    shown = []
     for number, name in enumerate(label_names):
         if labels[:, number].any():
             precision, recall, _ = precision_recall_curve(labels[:, number] > 0.5, logits[:, number])
-            axis.plot(recall, precision, label=shortened(visible(name, "\n"), MOST_LETTERS))
+            axis.plot(recall, precision)
+            shown.append(shortened(visible(name, "\n"), MOST_LETTERS))
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.05))
     axis.grid(alpha=0.3)
     if 0 < len(axis.lines) <= MOST_LABELS_IN_LEGEND:
-        for text in axis.legend().get_texts():
-            text.set(**AS_WRITTEN)
+        # A legend leaves out labels that start with an underscore, so names are set afterwards.
+        legend = axis.legend(axis.lines, ["label"] * len(shown))
+        for text, name in zip(legend.get_texts(), shown, strict=True):
+            text.set(text=name, **AS_WRITTEN)
     return figure
 
 

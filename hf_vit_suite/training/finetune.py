@@ -142,10 +142,15 @@ class FinetuneTrainingArguments(SuiteTrainingArguments):
     @property
     def evaluates_each_checkpoint(self) -> bool:
         """Whether every saved checkpoint has an evaluation, without which none of them is the best."""
+        if self.save_strategy == "best":
+            return self.eval_strategy != "no"
         if self.save_strategy != self.eval_strategy or self.save_strategy == "no":
             return False
-        # Below 1 they are fractions of all steps.
-        return self.save_strategy != "steps" or round(1e6 * self.save_steps) % round(1e6 * self.eval_steps) == 0
+        if self.save_strategy != "steps":
+            return True
+        # Below 1 they are fractions of all steps, which transformers compares with no number of steps.
+        are_alike = (self.save_steps < 1) == (self.eval_steps < 1)
+        return are_alike and round(1e6 * self.save_steps) % round(1e6 * self.eval_steps) == 0
 
 
 # Peak learning rates of AdamW at the default batch size, by what is trained.
@@ -382,7 +387,7 @@ def callbacks(run: Run) -> list[TrainerCallback]:
     if not run.arguments.training.load_best_model_at_end:
         raise ValueError(
             "--early_stopping_patience keeps the best checkpoint, so each must be evaluated: give --save_strategy and "
-            "--eval_strategy the same value, epoch or steps"
+            "--eval_strategy the same value, epoch or steps, or --save_strategy best"
         )
     return [EarlyStoppingCallback(patience)]
 

@@ -95,7 +95,7 @@ def no_callbacks(run: Run) -> list[TrainerCallback]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What sets one way of training apart; `train_recipe` calls the functions in this order.
+    """What sets one way of training apart: the functions that `train_recipe` calls.
 
     Args:
         name: The verb of the command, such as `"finetune"` or `"pretrain mae"`.
@@ -173,6 +173,7 @@ def train_recipe(recipe: Recipe, arguments: RunArguments) -> Result:
                 check_reload(run.trainer, report, *recipe.reload_check(run))
         if training.push_to_hub:
             run.trainer.push_to_hub()
+        run.trainer.accelerator.wait_for_everyone()  # no process uses or leaves a folder that is not there yet
     model, metrics, output_dir = run.trainer.model.eval(), report["metrics"], Path(training.output_dir)
     return Result(model, run.processor, metrics, output_dir, str(output_dir), report, recipe.summary(report))
 
