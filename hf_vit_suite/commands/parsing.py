@@ -150,7 +150,7 @@ class GroupedParser(HfArgumentParser):
         flags = {name for action in self._actions if action.const is True for name in action.option_strings}
         words = list(sys.argv[1:] if args is None else args)
         explicit = []
-        for word, following in zip(words, [*words[1:], ""], strict=True):
+        for word, following in zip(words, [*words[1:], ""], strict=False):
             explicit.append(word)
             if word in flags and following.lower() not in TRUTH_VALUES:
                 explicit.append("True")
