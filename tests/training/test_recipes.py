@@ -117,10 +117,11 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(recipe: TinyRecipe
 def test_two_processes_train_to_the_weights_of_one(recipe: TinyRecipe, run_python, tmp_path: Path):
     data = recipe.data(tmp_path / "data")
     common = {"dataset": data, "max_steps": 3, "optim": "sgd", "learning_rate": 0.1, "dataloader_drop_last": True}
-    if recipe.name == "dino":
-        common |= {"teacher_momentum": 0.5}
-    if recipe.name == "clip":
-        common |= {"cached_batch_size": 3}
+    common |= {
+        "finetune": {"balanced_sampling": True},
+        "dino": {"teacher_momentum": 0.5},
+        "clip": {"cached_batch_size": 3},
+    }.get(recipe.name, {})
     assert main(recipe.command(**common, output_dir=tmp_path / "one", per_device_train_batch_size=16)) == 0
     run_python(
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hf_vit_suite",
