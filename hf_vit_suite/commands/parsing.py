@@ -147,7 +147,8 @@ class GroupedParser(HfArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """argparse's, but a bare flag does not take the word behind it for its value."""
-        flags = {name for action in self._actions if action.const is True for name in action.option_strings}
+        actions = [action for action in self._actions if action.type is string_to_bool]
+        flags = {name for action in actions for name in action.option_strings}
         words = list(sys.argv[1:] if args is None else args)
         explicit = []
         for word, following in zip(words, [*words[1:], ""], strict=False):

@@ -251,7 +251,7 @@ def test_digits_have_defaults_that_the_command_line_wins_over():
 
 def test_bad_column_is_one_line(pretrain):
     result = pretrain("--text_column", "words", check=False)
-    assert_one_line_error(result, "no column 'words'", "name one of image, text by --text_column")
+    assert_one_line_error(result, "no column 'words'", "name one of text by --text_column")
 
 
 @pytest.mark.parametrize(

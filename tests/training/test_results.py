@@ -12,6 +12,7 @@ from references_of_training import TINY_PRESET, make_colours
 from transformers import AutoModelForImageClassification, AutoModelForPreTraining
 
 from hf_vit_suite.cli import main
+from hf_vit_suite.evaluation import plots
 from hf_vit_suite.training import finetune, mae, recipe
 
 QUICK = (
@@ -35,7 +36,7 @@ def test_a_classifier_outlives_its_figures(tmp_path: Path, monkeypatch, caplog: 
                "--eval_strategy", "no", "--load_best_model_at_end", "False"]  # fmt: skip
     assert main(command) == 0
     assert (out / "confusion_matrix.png").is_file()
-    monkeypatch.setattr(finetune, "confusion_figure", fail)
+    monkeypatch.setattr(plots, "confusion_figure", fail)
     with caplog.at_level(logging.WARNING):
         assert main([*command, "--overwrite_output_dir"]) == 0
     assert "confusion_matrix.png could not be drawn and is left out: RuntimeError: no such glyph" in caplog.text
