@@ -60,10 +60,17 @@ def number_labels(
     found = [value for value in declared if value is not None]
     problem_type = problem_type or find_problem_type(found, source)
     if problem_type == REGRESSION:
+        if isinstance(feature, ClassLabel):  # a class's number says nothing, its name may be a value
+            values = {split: [named(feature, value) for value in found] for split, found in values.items()}
         return number_targets(readable, values, source, columns)
     if problem_type == MULTI:
         return number_lists(readable, values, declared, feature, source, columns)
     return number_classes(readable, values, declared, feature, source)
+
+
+def named(feature: ClassLabel, value: int | None) -> str | None:
+    """A class's name; None for an image without a class."""
+    return None if value in (None, UNLABELLED) else feature.names[value]
 
 
 def label_values(data: Dataset) -> list:

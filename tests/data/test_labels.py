@@ -176,3 +176,14 @@ def test_split_off_keeps_the_rarest_labels_in_train():
     data = load_image_dataset(dataset(labels))
     assert sum(row["label"][1] for row in data.splits["train"]) >= 1
     assert len(data.splits["test"]) == 6
+
+
+@pytest.mark.parametrize(("names", "expected"), [(["2", "10.5"], {2.0, 10.5}), (["cat", "dog"], None)])
+def test_classes_are_regressed_by_names_that_are_numbers_never_by_their_order(names: list[str], expected: set | None):
+    rows = dataset([0, 1] * 10, ClassLabel(names=names))
+    if expected is None:
+        with pytest.raises(ValueError, match=r"regression needs 1 number for each image, a label of .* is 'cat'"):
+            load_image_dataset(rows, problem_type="regression")
+        return
+    data = load_image_dataset(rows, problem_type="regression")
+    assert {value for row in data.splits["train"] for value in row["label"]} == expected

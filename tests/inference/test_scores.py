@@ -98,9 +98,8 @@ def test_curves_of_a_model_of_several_labels_are_the_labels_own_probability():
 @pytest.mark.parametrize(
     ("way", "kind", "message"),
     [
-        ("classification", "several labels", "has problem_type multi_label_classification: evaluate classification"),
-        ("classification", "a value", "has problem_type regression: evaluate classification needs"),
-        ("classification", "one label", "has a single label: evaluate classification needs"),
+        ("classification", "a value", "regression needs 1 number for each image, a label of"),
+        ("classification", "one label", "the model does not know"),
         ("faithfulness", "values", "predicts values, problem_type regression: faithfulness needs probabilities"),
     ],
 )
