@@ -26,7 +26,10 @@ ROWS_VERSION = "1"
 
 def open_idx(listing: Listing, request: Request) -> Opened:
     """Opens a folder of MNIST's IDX files."""
-    splits = in_memory(idx_splits(listing.folder), request.streaming)
+    found = idx_splits(listing.folder)
+    if not found:
+        raise ValueError(f"--dataset {request.source}: there is no IDX file such as train-images-idx3-ubyte")
+    splits = in_memory(found, request.streaming)
     read = {path.name for path in listing.folder.iterdir() if "-ubyte" in path.name}
     for names in listing.ignored.values():
         names[:] = [name for name in names if name not in read]

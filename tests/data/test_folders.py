@@ -327,3 +327,20 @@ def test_table_beside_images_without_classes_is_named(tmp_path: Path):
     (tmp_path / "labels.csv").write_text("file_name,label\n")
     with pytest.raises(ValueError, match=r"a table of the labels can be given as --dataset .*/labels.csv"):
         labelled(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("parquet", "there is no parquet file"),
+        ("webdataset", "there is no .tar file"),
+        ("idx", "there is no IDX file such as train-images-idx3-ubyte"),
+        ("metadata", "no labels, expected a file .*metadata.csv"),
+        ("images", "--layout images gives no labels"),
+        ("folders", "--layout must be one of class_folders, leaf_folders"),
+    ],
+)
+def test_layout_that_a_folder_has_not_is_told(tmp_path: Path, layout: str, message: str):
+    make_classes(tmp_path, "a", "b")
+    with pytest.raises(ValueError, match=message):
+        labelled(tmp_path, layout=layout)
