@@ -12,16 +12,20 @@ from datasets.data_files import DataFilesList
 
 from .arrays import idx_splits
 from .columns import UNDECODED
-from .layout import SPLIT_OF_NAME, SPLIT_WORD, ignore_unread
+from .image_values import named_files
+from .layout import SPLIT_OF_NAME, SPLIT_WORD, ambiguous, ignore_unread
 from .listing import Listing
 from .metadata import metadata_files
 from .parquet import common_features, holds_images
+from .reading import joined
 from .request import Opened, Request, cause_of
 from .shards import shard_rows, value_column
 from .splits import from_columns, in_memory
 
 # Raise it when `shard_rows` yields other rows of the same shards: `datasets` keeps its copy between versions.
-ROWS_VERSION = "1"
+ROWS_VERSION = "2"
+# Words of files that may be no training images, though they name no split of ours.
+HELD_OUT = re.compile(r"(?<![a-z])(holdout|heldout|eval|evaluation|query|gallery|unlabeled|unlabelled)(?![a-z])")
 
 
 def open_idx(listing: Listing, request: Request) -> Opened:
@@ -42,23 +46,63 @@ def by_split_name(names: Sequence[str], request: Request) -> dict[str, list[str]
     """Groups parquet or tar files by the first split name in their relative path (`data/train-0001.tar`).
 
     Raises:
-        ValueError: If a name that the user gave for a split is in no path.
+        ValueError: If files without such a name lie beside training files, there are none for training, or as
+            `by_chosen_name`.
     """
     if request.split_names:
-        word_in = {
-            split: re.compile(rf"(?<!\w){re.escape(word)}(?!\w)") for split, word in request.split_names.items()
-        }
-        chosen = {split: [name for name in names if word.search(name)] for split, word in word_in.items()}
-        if empty := [split for split, found in chosen.items() if not found]:
-            raise ValueError(
-                f"--dataset {request.source}: no file for --split_names {empty[0]}={request.split_names[empty[0]]}"
-            )
-        return chosen
+        return by_chosen_name(names, request)
     splits: dict[str, list[str]] = {}
+    bare: list[str] = []
     for name in names:
         word = SPLIT_WORD.search(name.lower())
-        splits.setdefault(SPLIT_OF_NAME[word[1]] if word else "train", []).append(name)
-    return splits if "train" in splits else {"train": list(names)}
+        (splits.setdefault(SPLIT_OF_NAME[word[1]], []) if word else bare).append(name)
+    if bare and "train" in splits and (len(splits) > 1 or any(HELD_OUT.search(name.lower()) for name in bare)):
+        others = " ".join(f"{split}={split}" for split in splits if split != "train")
+        raise ambiguous(
+            request.source,
+            f"{bare[0]} is left out (--split_names train=train{f' {others}' if others else ''})",
+            "a split of its own or a part of one (--split_names names it)",
+        )
+    if bare:
+        return splits | {"train": [*splits.get("train", []), *bare]}
+    if len(splits) == 1:  # they are what the user named
+        return {"train": list(names)}
+    if "train" not in splits:
+        raise ValueError(
+            f"--dataset {request.source} holds the splits {joined(list(splits))} but no training images: choose by "
+            f"--split_names, such as train={next(iter(splits))}"
+        )
+    return splits
+
+
+def by_chosen_name(names: Sequence[str], request: Request) -> dict[str, list[str]]:
+    """Groups files by the words that the user gave; files without one of them are in no group.
+
+    Raises:
+        ValueError: If a word is in no path, or a path has the words of two splits.
+    """
+    pattern = {split: whole_word(word) for split, word in request.split_names.items()}
+    chosen = {split: [name for name in names if word.search(name)] for split, word in pattern.items()}
+    split_by_name: dict[str, str] = {}
+    for split, found in chosen.items():
+        given = f"{split}={request.split_names[split]}"
+        if not found:
+            raise ValueError(f"--dataset {request.source}: no file for --split_names {given}")
+        for name in found:
+            other = split_by_name.setdefault(name, split)
+            if other != split:
+                raise ValueError(
+                    f"--dataset {request.source}: {name} belongs to two of --split_names, "
+                    f"{other}={request.split_names[other]} and {given}: give words that only one split's files have"
+                )
+    return chosen
+
+
+def whole_word(word: str) -> re.Pattern[str]:
+    """Finds a word that no further letter, or for a digit at its end no further digit, goes on with."""
+    letter, digit = r"[^\W\d_]", r"\d"
+    before, after = (digit if end.isdigit() else letter for end in (word[0], word[-1]))
+    return re.compile(rf"(?<!{before}){re.escape(word)}(?!{after})")
 
 
 def open_parquet(listing: Listing, request: Request) -> Opened:
@@ -68,18 +112,39 @@ def open_parquet(listing: Listing, request: Request) -> Opened:
         name
         for name in listing.parquet
         if name not in metadata and holds_images(listing.path(name), request.image_column)
-    ] or listing.parquet
+    ] or [name for name in listing.parquet if name not in metadata]
     if not names:
         raise ValueError(f"--dataset {request.source}: there is no parquet file")
-    splits = {split: [listing.path(name) for name in found] for split, found in by_split_name(names, request).items()}
+    groups = by_split_name(names, request)
+    splits = {split: [listing.path(name) for name in found] for split, found in groups.items()}
     features = common_features(splits, request.source)
     loaded = open_with_builder("parquet", request, splits, features=features)
-    ignore_unread(listing, read=names)
-    listing.ignore("images beside parquet files", listing.images)
-    folders = tuple(dict.fromkeys([str(listing.folder), *(os.path.dirname(listing.path(name)) for name in names)]))
+    folders = {
+        split: tuple(dict.fromkeys([*map(os.path.dirname, paths), str(listing.folder)]))
+        for split, paths in splits.items()
+    }
     opened = from_columns(loaded, replace(request, split_names={}), "parquet files", folders)
-    opened.ignored = listing.ignored
+    opened.files = groups
+    ignore_unread(listing, read=files_of(groups))
+    ignore_other_images(listing, opened)
     return opened
+
+
+def files_of(groups: Mapping[str, Sequence[str]]) -> set[str]:
+    """The files of all splits."""
+    return {name for names in groups.values() for name in names}
+
+
+def ignore_other_images(listing: Listing, opened: Opened) -> None:
+    """Notes images that no row of a parquet file names; which a stream names is not known before it ends."""
+    read: set[str] = set()
+    for data in opened.splits.values():
+        if not isinstance(data, Dataset):
+            listing.ignore("images beside parquet files, read if a row names them", listing.images)
+            return
+        read.update(path for path in named_files(data) if path is not None)
+    others = (name for name in listing.images if listing.path(name) not in read)
+    listing.ignore("images beside parquet files", others)
 
 
 class LocalFiles(DownloadManager):
@@ -139,6 +204,6 @@ def open_shards(listing: Listing, request: Request) -> Opened:
             opened[split] = rows.rename_column("value", request.kind) if column is not None else rows
     except datasets.exceptions.DatasetGenerationError as error:
         raise ValueError(f"--dataset {request.source} can't be read: {cause_of(error)}") from error
-    ignore_unread(listing, read=listing.shards)
+    ignore_unread(listing, read=files_of(groups))
     listing.ignore("images beside .tar files", listing.images)
-    return Opened(opened, "webdataset shards", listing.ignored)
+    return Opened(opened, "webdataset shards", files=groups)

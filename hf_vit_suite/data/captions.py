@@ -88,8 +88,9 @@ def load_captioned_images(
     opened = open_source(source, Request(name, "captions", streaming, layout, names, image_column, text_column))
     if split not in opened.splits:
         raise ValueError(f"--dataset {name} has no {split} split, it has {', '.join(opened.splits)}")
-    rows = opened.splits[split]
+    rows = opened.only(split)[split]
     if streaming:
+        refuse_or_name(opened.undescribed, "has no caption", strict_images, name)
         reading = describe_reading(name, {split: rows}, opened.layout, opened.ignored)
         rows = rows.filter(IsReadable(strict_images), input_columns="image")
         rows = rows.map(clean_captions, input_columns="text", features=CAPTIONED)

@@ -4,7 +4,7 @@ import base64
 import binascii
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,15 @@ def is_bytes(feature: Any) -> bool:
 
 def all_have_bytes_or_files(data: Dataset) -> bool:
     """Whether no image is given by a relative path alone."""
+    return all(path is None or "://" in path or os.path.isabs(path) for path in named_files(data))
+
+
+def named_files(data: Dataset) -> Iterator[str | None]:
+    """The paths of images that are given without their bytes."""
     for chunk in data.data.column("image").chunks:
         has_bytes = chunk.field("bytes").is_valid()
         if has_bytes.false_count:
-            paths = chunk.field("path").filter(pc.invert(has_bytes)).to_pylist()
-            if not all(path is None or "://" in path or os.path.isabs(path) for path in paths):
-                return False
-    return True
+            yield from chunk.field("path").filter(pc.invert(has_bytes)).to_pylist()
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,19 @@ def is_number(value: Any) -> bool:
 
 
 def from_text(text: str, folders: Sequence[str]) -> dict[str, bytes | str | None]:
-    """Converts a path, a data URI or base64."""
+    """Converts a path, a data URI or base64.
+
+    Raises:
+        ValueError: If several of the folders have a file of this name.
+    """
     if "://" in text or (os.path.isfile(text) and os.path.isabs(text)):
         return {"bytes": None, "path": text}
-    for folder in folders:
-        if len(text) < 4096 and os.path.isfile(path := os.path.join(folder, text)):
-            return {"bytes": None, "path": path}
+    if len(text) < 4096:
+        found = [path for folder in folders if os.path.isfile(path := os.path.join(folder, text))]
+        if len(found) > 1:
+            raise ValueError(f"{text} may be {found[0]} or {found[1]}: write one of them as an absolute path")
+        if found:
+            return {"bytes": None, "path": found[0]}
     head, _, body = text.partition(",") if text.startswith("data:") else ("", "", text)
     try:
         content = base64.b64decode("".join(body.split()), validate=True)

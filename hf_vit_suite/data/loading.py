@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, IterableDataset
 
 from .decoding import ImageDecodingError, decode_image
 from .labels import MULTI, REGRESSION, SINGLE, number_labels
-from .layout import counted
+from .layout import SPLIT_NAMES, counted
 from .objects import Source, dataset_name
 from .reading import Reading, describe_reading
 from .request import Opened, Request
@@ -121,10 +121,13 @@ def parse_split_names(names: Sequence[str] | Mapping[str, str] | None) -> dict[s
     if names is None:
         return {}
     pairs = names.items() if isinstance(names, Mapping) else (name.partition("=")[::2] for name in names)
-    found = dict(pairs)
-    for split, name in found.items():
-        if split not in ("train", "validation", "test") or not name:
+    found: dict[str, str] = {}
+    for split, name in pairs:
+        if split not in SPLIT_NAMES or not name:
             raise ValueError(f"--split_names must be train=NAME, validation=NAME, test=NAME, got {split}={name}")
+        if split in found or name in found.values():
+            raise ValueError(f"--split_names gives {split if split in found else name} twice: each split has one name")
+        found[split] = name
     if found and "train" not in found:
         raise ValueError("--split_names must name the train split, such as train=NAME")
     return found
@@ -190,7 +193,7 @@ def load_unlabelled_images(
     name = dataset_name(source)
     request = Request(name, None, streaming, layout, parse_split_names(split_names), image_column)
     opened = open_source(source, request)
-    rows = {"train": opened.splits["train"]}
+    rows = opened.only("train")
     if streaming:
         reading = describe_reading(name, rows, opened.layout, opened.ignored)
         return UnlabelledImages(rows["train"].filter(IsReadable(strict_images), input_columns="image"), [], reading)

@@ -3,15 +3,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from .columns import USUAL, find_name
+from .columns import USUAL, Kind, find_name, several_columns
 from .layout import Folder, ImageRows, descend, named, refuse_nested_splits, split_folders, split_parts
 from .listing import Listing
 from .matching import FileNames
 from .tables import Table, read_table
 
-Kind = Literal["label", "text"]
 STEM = "metadata"
 
 
@@ -106,14 +105,8 @@ def describe(
     described = {name for name, _ in rows}
     undescribed = [name for name in listing.images if name not in described]
     relative = [os.path.relpath(table.path, listing.folder) for table in tables]
-    columns = [several for table in tables if (several := several_columns(table, given))]
+    columns = [several for table in tables if (several := several_columns(table.columns, given))]
     return Described(rows, undescribed, relative, columns[0] if columns else None)
-
-
-def several_columns(table: Table, given: str | None) -> list[str] | None:
-    """The columns that a name with commas lists; None if it is the name of one."""
-    names = given.split(",") if given is not None and given not in table.columns else []
-    return names if len(names) > 1 and all(name in table.columns for name in names) else None
 
 
 def table_rows(
@@ -127,7 +120,7 @@ def table_rows(
             "of the files by --image_column"
         )
     names = [name for name in table.columns if name != file_column]
-    several = several_columns(table, given)
+    several = several_columns(names, given)
     if several:
         columns = several
     elif given is None and not any(name in USUAL[kind] for name in names):

@@ -38,27 +38,7 @@ def object_splits(source: Source) -> dict[str, Dataset | IterableDataset]:
             caption.
     """
     splits = source if isinstance(source, Mapping) else {"train": source}
-    opened = {split: one_split(data) for split, data in splits.items()}
-    refuse_other_classes(opened)
-    return opened
-
-
-def refuse_other_classes(splits: Mapping[str, Dataset | IterableDataset]) -> None:
-    """Refuses splits that number their classes differently, as numbers would then name other classes.
-
-    Raises:
-        ValueError: Naming the column and the two splits.
-    """
-    first: dict[str, tuple[str, list[str]]] = {}
-    for split, data in splits.items():
-        for column, feature in (data.features or {}).items():
-            if isinstance(feature, ClassLabel):
-                other, names = first.setdefault(column, (split, feature.names))
-                if names != feature.names:
-                    raise ValueError(
-                        f"the splits {other} and {split} have different classes in {column}: give all splits the "
-                        f"classes of {other}, {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
-                    )
+    return {split: one_split(data) for split, data in splits.items()}
 
 
 def one_split(data: Any) -> Dataset | IterableDataset:

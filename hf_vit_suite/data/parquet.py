@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features, Value
+from datasets import Features, Value
 
-from .columns import IMAGE_COLUMNS
+from .columns import IMAGE_COLUMNS, refuse_other_names
 
 
 def read_schema(path: str) -> pa.Schema:
@@ -49,7 +49,7 @@ def common_features(splits: Mapping[str, Sequence[str]], source: str) -> Feature
     paths = [path for files in splits.values() for path in files]
     schemas = [read_schema(path) for path in paths]
     declared = [Features.from_arrow_schema(schema) if has_features(schema) else {} for schema in schemas]
-    refuse_other_names(paths, declared, source)
+    refuse_other_names(dict(zip(paths, declared, strict=True)), source)
     try:
         plain = [pa.schema([pa.field(field.name, plain_type(field.type)) for field in schema]) for schema in schemas]
         unified = pa.unify_schemas(plain, promote_options="permissive")
@@ -75,18 +75,3 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if "view" in str(kind):
         return pa.string() if "string" in str(kind) else pa.binary()
     return kind
-
-
-def refuse_other_names(paths: Sequence[str], declared: Sequence[Mapping], source: str) -> None:
-    """Refuses files that give other names to the numbers of a column of classes.
-
-    Raises:
-        ValueError: Naming the two files.
-    """
-    first: dict[str, tuple[str, list[str]]] = {}
-    for path, features in zip(paths, declared, strict=True):
-        for column, feature in features.items():
-            if isinstance(feature, ClassLabel):
-                other, names = first.setdefault(column, (path, feature.names))
-                if names != feature.names:
-                    raise ValueError(f"--dataset {source}: {other} and {path} declare other classes in {column}")

@@ -1,12 +1,12 @@
 """What is wanted of a source, and what opening it gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from datasets import Dataset, IterableDataset
 
 from .columns import Kind
-from .layout import Needs
+from .layout import OTHER_SPLIT, Needs
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Opened:
         splits: Rows of `image` (undecoded) and, if needed, `label` or `text`.
         layout: How the source was understood, in words.
         ignored: Files that are not read, by reason.
+        files: Files by split, if the source is a folder: images, or what holds many.
         undescribed: Images to which no table gives a label or caption.
         columns: The label columns, if there are several.
     """
@@ -54,8 +55,16 @@ class Opened:
     splits: dict[str, Dataset | IterableDataset]
     layout: str
     ignored: dict[str, list[str]] = field(default_factory=dict)
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     undescribed: list[str] = field(default_factory=list)
     columns: list[str] | None = None
+
+    def only(self, split: str) -> dict[str, Dataset | IterableDataset]:
+        """One split alone; notes the files of the others as not read."""
+        others = [name for other, names in self.files.items() if other != split for name in names]
+        if others:
+            self.ignored.setdefault(OTHER_SPLIT, []).extend(others)
+        return {split: self.splits[split]}
 
 
 def cause_of(error: BaseException) -> str:

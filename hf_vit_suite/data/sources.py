@@ -245,7 +245,8 @@ def image_rows(listing: Listing, rows: ImageRows, request: Request) -> Opened:
             is_list = isinstance(features[column], List)
             columns[column] = [as_list(value) if is_list else value for _, value in found]
         splits[split] = Dataset.from_dict(columns, features=Features(features))
-    return Opened(in_memory(splits, request.streaming), rows.layout)
+    files = {split: [name for name, _ in found] for split, found in rows.splits.items()}
+    return Opened(in_memory(splits, request.streaming), rows.layout, files=files)
 
 
 def image_paths(paths: Sequence[str]) -> pa.StructArray:
@@ -268,15 +269,16 @@ def open_files(paths: Sequence[Path], request: Request) -> Opened:
     listing = Listing(folder)
     for path in paths:
         sort_file(listing, os.path.relpath(path, folder))
+    opened = None
     if listing.parquet and len(listing.parquet) == len(paths):
-        return open_parquet(listing, request)
-    if listing.shards and len(listing.shards) == len(paths):
-        return open_shards(listing, request)
-    if len(paths) == len(listing.tables) == 1 and request.needs is not None:
-        (table,) = listing.tables
-        around = list_folder(folder)
-        opened = open_metadata(around, request, tables=[table])
-        opened.ignored = around.ignored
+        opened = open_parquet(listing, request)
+    elif listing.shards and len(listing.shards) == len(paths):
+        opened = open_shards(listing, request)
+    elif len(paths) == len(listing.tables) == 1 and request.needs is not None:
+        (table,), listing = listing.tables, list_folder(folder)
+        opened = open_metadata(listing, request, tables=[table])
+    if opened is not None:
+        opened.ignored = listing.ignored
         return opened
     raise ValueError(
         f"--dataset {request.source}: expected parquet or .tar files, a table of images (.csv, .tsv, .jsonl), or a "

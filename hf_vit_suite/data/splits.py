@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from datasets import Dataset, IterableDataset
 
-from .columns import find_column, flat
+from .columns import column_names, find_column, flat, refuse_other_classes, several_columns
 from .image_values import encoded_images
 from .layout import SPLIT_NAMES, SPLIT_OF_NAME
 from .request import Opened, Request
@@ -16,28 +16,44 @@ MOST_SHARDS = 64
 
 
 def from_columns(
-    loaded: Mapping[str, Dataset | IterableDataset], request: Request, layout: str, folders: Sequence[str] = ()
+    loaded: Mapping[str, Dataset | IterableDataset],
+    request: Request,
+    layout: str,
+    folders: Mapping[str, Sequence[str]] | None = None,
 ) -> Opened:
-    """Takes images and values from the columns of data sets."""
+    """Takes images and values from the columns of data sets.
+
+    Args:
+        loaded: Splits by the source's names.
+        request: What is wanted.
+        layout: How the source was understood, in words.
+        folders: For each split, where files with relative names are looked for.
+
+    Raises:
+        ValueError: If a column can't be found, or a split lacks it.
+    """
     splits = standard_splits(loaded, request)
-    any_split = next(iter(splits.values()))
-    wanted = {"image": find_column(any_split, request.image_column, "image", request.source)}
+    train = splits["train"]
+    wanted = {"image": find_column(train, request.image_column, "image", request.source)}
     several = None
     if request.needs is not None:
-        existing = any_split.column_names or list(next(iter(any_split.take(1)), {}))
-        names = (request.value_column or "").split(",")
-        if request.value_column not in existing and len(names) > 1 and all(name in existing for name in names):
-            several = names
-        else:
-            wanted[request.kind] = find_column(any_split, request.value_column, request.kind, request.source)
+        several = several_columns(column_names(train), request.value_column)
+    if request.needs is not None and several is None:
+        wanted[request.kind] = find_column(train, request.value_column, request.kind, request.source)
+    refuse_other_classes(splits, request.source)
     opened = {}
     for split, data in splits.items():
+        if missing := sorted({*wanted.values(), *(several or [])} - set(column_names(data))):
+            raise ValueError(
+                f"--dataset {request.source}: the {split} split has no column {missing[0]}: leave the split out by "
+                f"--split_names, or name the columns that all splits have"
+            )
         data = data.select_columns([*wanted.values(), *(several or [])])
         if several:
             data = data.map(lambda *values: {"label": list(values)}, input_columns=several, remove_columns=several)
         renames = {old: new for new, old in wanted.items() if old != new}
         data = data.rename_columns(renames) if renames else data
-        opened[split] = encoded_images(data, folders)
+        opened[split] = encoded_images(data, (folders or {}).get(split, ()))
     return Opened(opened, layout, columns=several)
 
 

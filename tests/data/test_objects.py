@@ -97,7 +97,7 @@ def test_data_sets_splits_and_streams_are_taken_as_they_are():
 def test_splits_that_number_their_classes_differently_are_refused():
     train = Pairs([(image, number % 3) for number, image in enumerate(images(12))], ["cat", "dog", "owl"])
     test = Pairs([(image, number % 2) for number, image in enumerate(images(4))], ["dog", "owl"])
-    with pytest.raises(ValueError, match=r"splits train and test have different classes in label: .* cat, dog, owl"):
+    with pytest.raises(ValueError, match=r"train and test have different classes in label: .* cat, dog, owl"):
         load_image_dataset({"train": train, "test": test})
 
 
