@@ -10,7 +10,7 @@ import datasets
 from datasets import Dataset, DownloadManager, Features, IterableDataset, List, Value
 from datasets.data_files import DataFilesList
 
-from .arrays import idx_splits
+from .arrays import IDX_IMAGES, idx_splits, labels_of
 from .columns import UNDECODED
 from .image_values import named_files
 from .layout import SPLIT_OF_NAME, SPLIT_WORD, ambiguous, ignore_unread
@@ -34,7 +34,8 @@ def open_idx(listing: Listing, request: Request) -> Opened:
     if not found:
         raise ValueError(f"--dataset {request.source}: there is no IDX file such as train-images-idx3-ubyte")
     splits = in_memory(found, request.streaming)
-    read = {path.name for path in listing.folder.iterdir() if "-ubyte" in path.name}
+    images = [path.name for path in listing.folder.iterdir() if IDX_IMAGES.fullmatch(path.name)]
+    read = {*images, *map(labels_of, images)}
     for names in listing.ignored.values():
         names[:] = [name for name in names if name not in read]
     ignore_unread(listing)

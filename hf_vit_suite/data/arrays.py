@@ -31,14 +31,16 @@ def idx_splits(folder: Path) -> dict[str, Dataset]:
     splits = {}
     for path in sorted(folder.iterdir()):
         if match := IDX_IMAGES.fullmatch(path.name):
-            images, labels = (
-                read_idx(path),
-                read_idx(path.with_name(re.sub("images(.)idx3", r"labels\1idx1", path.name))),
-            )
+            images, labels = read_idx(path), read_idx(path.with_name(labels_of(path.name)))
             if len(images) != len(labels):
                 raise ValueError(f"--dataset {folder}: {path.name} has {len(images)} images and {len(labels)} labels")
             splits[IDX_SPLITS[match["split"]]] = as_dataset(images, labels)
     return splits
+
+
+def labels_of(images: str) -> str:
+    """The name of the file of labels, by that of the images."""
+    return re.sub("images(.)idx3", r"labels\1idx1", images)
 
 
 def read_idx(path: Path) -> np.ndarray:

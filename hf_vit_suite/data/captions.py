@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset, Features, IterableDataset, List, Value
@@ -27,6 +27,7 @@ from .objects import Source, dataset_name
 from .reading import Reading, describe_reading
 from .request import Request
 from .sources import open_source
+from .tables import decode_text
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +127,23 @@ def gather_captions(rows: Dataset) -> Dataset:
 
 
 def clean_captions(text: str | bytes | Sequence[str | bytes] | None) -> dict[str, list[str]]:
-    """Converts a row's caption value to a list of stripped, non-empty captions."""
+    """Converts a row's caption value to a list of stripped, non-empty captions.
+
+    Raises:
+        ValueError: If it is no text, or bytes in another encoding than UTF-8.
+    """
     captions = text if isinstance(text, list | tuple) else [text]
-    decoded = [caption.decode(errors="replace") if isinstance(caption, bytes) else caption for caption in captions]
-    return {"text": [caption.strip() for caption in decoded if caption and caption.strip()]}
+    stripped = (written_caption(caption).strip() for caption in captions if caption is not None)
+    return {"text": [caption for caption in stripped if caption]}
+
+
+def written_caption(caption: Any) -> str:
+    """A caption as text; numbers as they are written."""
+    if isinstance(caption, bytes):
+        return decode_text(caption, "a caption")
+    if isinstance(caption, str | int | float):
+        return str(caption)
+    raise ValueError(f"expected texts as captions, got {caption!r}: name another --text_column")
 
 
 def drop_bare(rows: Dataset, undescribed: list[str], strict: bool, source: str) -> tuple[Dataset, list[str]]:

@@ -1,20 +1,26 @@
 """Turns the label values of any source into class numbers, multi-hot lists or numbers to regress."""
 
 import ast
+import json
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from .columns import UNDECODED
+from .columns import UNDECODED, class_names
+from .tables import decode_text
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 UNLABELLED = -1  # the label of Hub data sets with secret test labels
 MOST_NAMED = 5
 SEPARATORS = "|;,"
+LIST_PART = re.compile(r"'[^'\\]*'|\"[^\"\\]*\"|[-+]?[\d.]+(?:e[-+]?\d+)?|True|False")
+NUMPY_LIST = re.compile(rf"\[\s*((?:{LIST_PART.pattern})(?:\s+(?:{LIST_PART.pattern}))+)\s*\]")
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def number_labels(
     feature = complete["train"].features["label"]
     values = {split: label_values(data) for split, data in readable.items()}
     declared = label_values(complete["train"])
-    parse = list_parser([value for value in declared if value is not None], problem_type)
+    parse = list_parser([value for value in declared if value is not None], problem_type, source)
     values = {split: [parse(value) for value in found] for split, found in values.items()}
     declared = [parse(value) for value in declared]
     found = [value for value in declared if value is not None]
@@ -74,49 +80,88 @@ def named(feature: ClassLabel, value: int | None) -> str | None:
 
 
 def label_values(data: Dataset) -> list:
-    """A split's labels: bytes decoded, whole decimals as whole numbers, lists without nulls, NaN as None."""
+    """A split's labels: texts stripped and composed (NFC), bytes decoded, whole decimals as whole numbers, lists
+    without nulls, NaN as None."""
     return [plain(value) for value in data["label"][:]]
 
 
 def plain(value: Any) -> Any:
     """One label value; as `label_values`."""
     if isinstance(value, bytes):
-        return value.decode(errors="replace").strip()
+        return plain(decode_text(value, "a label"))
     if isinstance(value, float):
         return None if math.isnan(value) else int(value) if value.is_integer() else value
     if isinstance(value, str):
-        return value.strip() or None
+        return unicodedata.normalize("NFC", value.strip()) or None
     if isinstance(value, list):
         return [plain(part) for part in value if part is not None]
     return value
 
 
-def list_parser(values: list, problem_type: str | None) -> Callable[[Any], Any]:
-    """How the texts of a table become lists: JSON or Python lists everywhere, names with separators if so asked.
+def list_parser(values: list, problem_type: str | None, source: str) -> Callable[[Any], Any]:
+    """How the texts of a table become lists: written lists everywhere, names with separators if so asked.
 
     Args:
         values: All training labels.
         problem_type: With `multi_label_classification`, texts are parted at the first of `|`, `;` and `,` that occurs.
+        source: Name of the data set, for errors.
+
+    Raises:
+        ValueError: If texts may be lists or names.
     """
     texts = [value for value in values if isinstance(value, str)]
     if not texts or len(texts) < len(values):
         return lambda value: value
-    if all(parsed_list(text) is not None for text in texts):
-        return lambda value: plain(parsed_list(value)) if isinstance(value, str) else value
-    separator = next((mark for mark in SEPARATORS if any(mark in text for text in texts)), None)
-    if problem_type != MULTI or separator is None:
+    lists = [written_list(text) for text in texts]
+    if all(found is not None for found in lists):
+        if problem_type is None and (tuples := [text for text in texts if text[0] != "["]):
+            raise ValueError(
+                f"--dataset {source}: the labels are texts such as {tuples[0]}: give --problem_type {MULTI} to take "
+                f"them as lists, or --problem_type {SINGLE} to take each as a class"
+            )
+        if problem_type == SINGLE and not all(len(found) == 1 for found in lists):
+            return lambda value: value
+        return lambda value: plain(written_list(value)) if isinstance(value, str) else value
+    if problem_type != SINGLE and (doubtful := looks_like_a_list(texts, lists)):
+        raise ValueError(
+            f"--dataset {source}: the label {doubtful} looks like a list but can't be read as one: write lists as "
+            f'["a", "b"] everywhere, or give --problem_type {SINGLE} to take each text as a class'
+        )
+    if problem_type != MULTI:
         return lambda value: value
-    return lambda value: [part.strip() for part in (value or "").split(separator) if part.strip()]
+    separator = next((mark for mark in SEPARATORS if any(mark in text for text in texts)), None)
+    if separator is None and (blank := next((text for text in texts if " " in text), None)):
+        raise ValueError(
+            f"--dataset {source}: the label {blank!r} has no separator: part labels by one of | ; , or write lists as "
+            '["a", "b"]'
+        )
+    return lambda value: [part.strip() for part in (value or "").split(separator or "|") if part.strip()]
 
 
-def parsed_list(text: str) -> list | None:
-    """The list that a text writes; None if it writes none."""
-    if not (text.startswith("[") and text.endswith("]")):
+def looks_like_a_list(texts: list[str], lists: list[list | None]) -> str | None:
+    """A text in brackets that is no list while others are, or while all stand in brackets; None if there is none."""
+    bracketed = [text[0] == "[" and text[-1] == "]" for text in texts]
+    if not all(bracketed) and not any(found is not None for found in lists):
+        return None
+    return next((text for text, found in zip(texts, lists, strict=True) if found is None), None)
+
+
+def written_list(text: str) -> list | None:
+    """The list that a text writes, as JSON, Python or NumPy do; None if it writes none."""
+    if (text[0], text[-1]) not in (("[", "]"), ("(", ")"), ("{", "}")):
         return None
     try:
-        return list(ast.literal_eval(text))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        found = json.loads(text)
+    except ValueError:
+        # NumPy parts by blanks; Python would join the strings 'a' 'b' to one.
+        parts = NUMPY_LIST.fullmatch(text)
+        try:
+            found = ast.literal_eval(f"[{','.join(LIST_PART.findall(parts[1]))}]" if parts else text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return None
+    if not isinstance(found, list | tuple | set) or any(isinstance(part, list | tuple | set | dict) for part in found):
         return None
+    return sorted(found, key=str) if isinstance(found, set) else list(found)
 
 
 def find_problem_type(values: list, source: str) -> str:
@@ -194,9 +239,10 @@ def number_classes(
 
 
 def in_order(values: set) -> list:
-    """Sorts labels, numerically if all are whole numbers."""
-    is_whole = all(str(value).isdecimal() and str(value).isascii() for value in values)
-    return sorted(values, key=int if is_whole else str)
+    """Sorts labels, numerically if all are whole numbers; `1` and `01` are two."""
+    if all(str(value).isdecimal() and str(value).isascii() for value in values):
+        return sorted(values, key=lambda value: (int(value), str(value)))
+    return sorted(values, key=str)
 
 
 def with_labels(readable: dict[str, Dataset], labels: Mapping[str, list], kind: Any) -> dict[str, Dataset]:
@@ -220,12 +266,11 @@ def number_lists(
     refuse_missing(values, source)
     lists = {split: [as_list(value) for value in found] for split, found in values.items()}
     every = [as_list(value) for value in declared if value is not None]
-    if columns or are_multi_hot(every):
-        names = columns or [str(number) for number in range(len(every[0]))]
+    declared_names = class_names(feature)
+    if columns or are_multi_hot(every, declared_names):
+        names = columns or declared_names or [str(number) for number in range(len(every[0]))]
         labels = {split: [multi_hot(value, names, source) for value in found] for split, found in lists.items()}
     else:
-        classes = getattr(feature, "feature", feature)
-        declared_names = classes.names if isinstance(classes, ClassLabel) else None
         found = in_order({part for value in every for part in value})
         name_of = dict(enumerate(declared_names)) if declared_names else {value: str(value) for value in found}
         check_names(lists, set(name_of), source)
@@ -245,9 +290,16 @@ def as_list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def are_multi_hot(lists: list[list]) -> bool:
-    """Whether lists say for every class whether it is there: all are as long, and hold zeros and ones alone."""
+def are_multi_hot(lists: list[list], names: list[str] | None) -> bool:
+    """Whether lists say for every class whether it is there: all are as long, and hold zeros and ones alone.
+
+    Args:
+        lists: The labels.
+        names: The declared classes; lists of another length then hold their numbers.
+    """
     lengths = {len(value) for value in lists}
+    if names is not None and lengths != {len(names)}:
+        return False
     return len(lengths) == 1 and min(lengths) > 1 and all(is_flag(part) for value in lists for part in value)
 
 

@@ -25,7 +25,12 @@ SPLIT_FOLDER = re.compile(
     rf"({'|'.join(SPLIT_OF_NAME)})([-_ ]?(\d{{1,4}}|set|split|data|dataset|images?|imgs?|photos|pictures))?"
 )
 # Folders of these names are parts of a data set, not classes.
-PARTS = {"images", "imgs", "annotations", "labels", "masks", "segmentations"}
+PARTS = {
+    *("image", "images", "img", "imgs", "jpegimages"),
+    *("annotation", "annotations", "label", "labels", "gt", "mask", "masks"),
+    *("segmentation", "segmentations", "segmentationclass", "segmentationobject"),
+    *("assets", "figures"),
+}
 
 OTHER_SPLIT = "of splits that are not read"
 OUTSIDE = "outside the named splits"
@@ -169,10 +174,15 @@ def split_folders(
         return {}
     if others:
         choice = " ".join(f"{split_of(top)}={top}" for top in splits)
+        all_read = {
+            "labels": f"the classes {named(sorted(folder.tops))} (--layout class_folders)",
+            "captions": "training images alone (--layout metadata)",
+            None: "training images alone (--layout images)",
+        }
         raise ambiguous(
             folder.source,
             f"the splits {named(splits)} beside {named(others)}, which is then left out (--split_names {choice})",
-            f"the classes {named(sorted(folder.tops))} (--layout {'class_folders' if needs else 'images'})",
+            all_read[needs],
         )
     return checked_splits(folder, splits, names)
 

@@ -104,14 +104,17 @@ def walk(listing: Listing, start: str, listed: set[str]) -> Iterator[str]:
         here = below.pop()
         if here:
             listing.folders.append(here)
-        with os.scandir(listing.path(here)) as entries:
-            visible, hidden = part_hidden(sorted(entries, key=lambda entry: entry.name))
+        try:
+            with os.scandir(listing.path(here)) as entries:
+                visible, hidden = part_hidden(sorted(entries, key=lambda entry: entry.name))
+        except OSError as error:
+            raise ValueError(f"{listing.path(here)} can't be read: {error.strerror}") from error
         for entry in hidden:
             listing.ignore(HIDDEN, files_below(listing.folder, joined(here, entry.name)))
         for entry in visible:
             name = joined(here, entry.name)
-            if not entry.is_dir():
-                sort_file(listing, name, entry.is_file())
+            if not os.path.isdir(entry.path):  # DirEntry.is_dir fails at links in a circle
+                sort_file(listing, name, os.path.isfile(entry.path))
             elif entry.is_symlink():
                 yield name
             else:
@@ -132,7 +135,7 @@ def part_hidden(entries: list[os.DirEntry]) -> tuple[list[os.DirEntry], list[os.
     """
     shown = [entry for entry in entries if entry.name[0] != "." and entry.name not in SYSTEM_FOLDERS]
     if not all(entry.name[0] == "@" for entry in shown):
-        shown = [entry for entry in shown if entry.name[0] != "@" or not entry.is_dir()]
+        shown = [entry for entry in shown if entry.name[0] != "@" or not os.path.isdir(entry.path)]
     names = {entry.name for entry in shown}
     return shown, [entry for entry in entries if entry.name not in names]
 

@@ -8,7 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, IterableDataset
 
 from .decoding import ImageDecodingError, decode_image
-from .labels import MULTI, REGRESSION, SINGLE, number_labels
+from .labels import MULTI, REGRESSION, SINGLE, UNLABELLED, number_labels
 from .layout import SPLIT_NAMES, counted
 from .objects import Source, dataset_name
 from .reading import Reading, describe_reading
@@ -283,6 +283,12 @@ def stream(
     feature = (splits["train"].features or {}).get("label")
     if problem_type not in (None, SINGLE) or not isinstance(feature, ClassLabel):
         raise ValueError(f"--dataset {source} does not name one label an image, which --streaming needs: leave it out")
+    for split in [split for split in splits if split != "train"]:
+        if (other := (splits[split].features or {}).get("label")) != feature:
+            raise ValueError(f"--dataset {source}: labels are {feature} in train but {other} in {split}")
+        if next((row["label"] for row in splits[split].take(1)), None) == UNLABELLED:
+            logger.warning("--dataset %s: the %s split has no labels and is left out", source, split)
+            del splits[split]
     reading = describe_reading(source, splits, opened.layout, opened.ignored, counted(len(feature.names), "class"))
     whole, start = splits["train"], 0.0
     for split in ("test", "validation"):
@@ -290,7 +296,12 @@ def stream(
             splits[split] = whole.filter(IsInShare(start, start + fractions[split]), input_columns="image")
             start += fractions[split]
     splits["train"] = whole.filter(IsInShare(start, 1.0), input_columns="image")
-    readable = {split: data.filter(IsReadable(strict), input_columns="image") for split, data in splits.items()}
+    readable = {
+        split: data.filter(IsLabelled(source, split), input_columns="label").filter(
+            IsReadable(strict), input_columns="image"
+        )
+        for split, data in splits.items()
+    }
     return LabelledImages(readable, list(feature.names), [], source, SINGLE, reading)
 
 
@@ -303,6 +314,19 @@ class IsInShare:
 
     def __call__(self, image: dict | None) -> bool:
         return self.start <= image_number(image) / 2**32 < self.end
+
+
+@dataclass(frozen=True)
+class IsLabelled:
+    """Raises an error on a streamed image without a label, as training on it would fail later or in silence."""
+
+    source: str
+    split: str
+
+    def __call__(self, label: int | None) -> bool:
+        if label is None or label == UNLABELLED:
+            raise ValueError(f"--dataset {self.source}: an image of the {self.split} split has no label: remove it")
+        return True
 
 
 @dataclass(frozen=True)

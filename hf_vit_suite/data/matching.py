@@ -41,7 +41,9 @@ class FileNames:
                 inside = os.path.relpath(name, self.folder)
                 found = self.in_folder(inside) or (name if os.path.isfile(name) else None)
             else:
-                found = self.in_folder(os.path.normpath(os.path.join(below, name)))
+                relative = os.path.normpath(os.path.join(below, name))
+                outside = os.path.normpath(os.path.join(self.folder, relative))
+                found = outside if relative.startswith("../") and os.path.isfile(outside) else self.in_folder(relative)
             if found is not None:
                 return found
         return None

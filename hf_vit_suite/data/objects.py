@@ -66,28 +66,20 @@ def one_split(data: Any) -> Dataset | IterableDataset:
 def item_features(data: torch.utils.data.Dataset) -> Features:
     """The columns of a torch data set, by its first item: `image`, and `label` or `text` if there is one."""
     image = {"image": datasets.Image()}
-    if not len(data):
-        return Features(image | {"label": Value("int64")})
-    _, label = parts_of_item(data[0], 0)
-    classes = getattr(data, "classes", None)
+    label = parts_of_item(data[0], 0)[1] if len(data) else 0
     if label is None:
         return Features(image)
-    if isinstance(label, str):
-        return Features(image | {"text": Value("string")})
-    if isinstance(label, list) and label and isinstance(label[0], str):
-        return Features(image | {"text": List(Value("string"))})
-    if isinstance(label, list):
-        return Features(image | {"label": List(Value("float64" if any_float(label) else "int64"))})
-    if isinstance(label, float):
-        return Features(image | {"label": Value("float64")})
-    return Features(
-        image | {"label": ClassLabel(names=[str(name) for name in classes]) if classes else Value("int64")}
-    )
+    if is_text(label):
+        return Features(image | {"text": List(Value("string")) if isinstance(label, list) else Value("string")})
+    # Later items may have decimals where the first has none; whole decimals are classes all the same.
+    classes = getattr(data, "classes", None)
+    kind = ClassLabel(names=[str(name) for name in classes]) if classes else Value("float64")
+    return Features(image | {"label": List(kind) if isinstance(label, list) else kind})
 
 
-def any_float(numbers: list) -> bool:
-    """Whether one of the numbers is no whole number's type."""
-    return any(isinstance(number, float) for number in numbers)
+def is_text(label: Any) -> bool:
+    """Whether a label is a caption, or a list of captions."""
+    return isinstance(label, str) or (isinstance(label, list) and bool(label) and isinstance(label[0], str))
 
 
 def parts_of_item(item: Any, number: int) -> tuple[Any, Any]:
@@ -109,14 +101,46 @@ def parts_of_item(item: Any, number: int) -> tuple[Any, Any]:
 
 
 def item_rows(data: torch.utils.data.Dataset) -> Iterator[dict]:
-    """Yields rows of images and their labels or captions."""
+    """Yields rows of images and their labels or captions.
+
+    Raises:
+        ValueError: If an item is no image, or has another kind of label than the first.
+    """
+    has_classes, first = bool(getattr(data, "classes", None)), None
     for number in range(len(data)):
         image, label = parts_of_item(data[number], number)
         try:
             row = {"image": as_image(image)}
         except ValueError as error:
             raise ValueError(f"image {number} of the data set is a {error}") from error
-        if label is not None:
-            is_text = isinstance(label, str) or (isinstance(label, list) and label and isinstance(label[0], str))
-            row["text" if is_text else "label"] = label
+        first = kind_of(label) if first is None else first
+        if kind_of(label) != first:
+            raise ValueError(f"item {number} of the data set has {kind_of(label)} where the first has {first}")
+        if label is not None and not is_text(label):
+            label = whole(label, number) if has_classes else label
+            row["label"] = label
+        elif label is not None:
+            row["text"] = label
         yield row
+
+
+def kind_of(label: Any) -> str:
+    """What a label is, in words."""
+    if label is None:
+        return "no label"
+    if isinstance(label, list):
+        return "a list of texts" if is_text(label) else "a list of numbers"
+    return "a text" if is_text(label) else "a number"
+
+
+def whole(label: float | list, number: int) -> int | list[int]:
+    """The number or numbers of classes.
+
+    Raises:
+        ValueError: If one has decimals, as the data set has classes.
+    """
+    if isinstance(label, list):
+        return [whole(part, number) for part in label]
+    if label != int(label):
+        raise ValueError(f"item {number} of the data set has the label {label}, but the data set has classes")
+    return int(label)

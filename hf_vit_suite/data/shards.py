@@ -1,6 +1,7 @@
 """Reads webdataset shards: tar files in which members of the same key are one sample."""
 
 import io
+import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 
 from .columns import find_name
 from .listing import image_suffixes, is_image_content
-from .tables import flatten, parse_json
+from .tables import decode_text, flatten, parse_json
 
 TEXT_SUFFIXES = ("cls", "cls2", "label", "labels", "txt", "text", "caption", "class", "index")
 SAMPLES_LOOKED_AT = 200
@@ -20,8 +21,8 @@ class Sample:
 
     Args:
         key: Path without suffix.
-        fields: Content by suffix in lower case, without its first dot.
-        names: Name of each member.
+        fields: Content by suffix in lower case, without its first dot; the suffix may be empty.
+        names: Path of the shard and the member, by suffix.
     """
 
     key: str
@@ -41,17 +42,20 @@ def samples(shard: str) -> Iterator[Sample]:
             for member in archive:
                 folder, _, file = member.name.rpartition("/")
                 stem, _, suffix = file.partition(".")
-                if not member.isfile() or not stem or not suffix:
+                if not (member.isfile() or member.islnk() or member.issym()) or not stem:
                     continue
                 key = f"{folder}/{stem}" if folder else stem
                 if sample is None or sample.key != key:
                     if sample is not None:
                         yield sample
                     sample = Sample(key, {}, {})
-                sample.fields[suffix.lower()] = archive.extractfile(member).read()
-                sample.names[suffix.lower()] = member.name
+                suffix = suffix.lower()
+                if suffix in sample.fields:
+                    raise ValueError(f"{shard} has both {sample.names[suffix]} and {member.name}: remove one")
+                sample.fields[suffix] = archive.extractfile(member).read()
+                sample.names[suffix] = f"{shard}/{member.name}"
             refuse_cut(archive, shard)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, KeyError) as error:
         raise ValueError(f"{shard} can't be read: {' '.join(str(error).split())}") from error
     if sample is not None:
         yield sample
@@ -96,7 +100,7 @@ def values(sample: Sample) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, content in sample.fields.items():
         if name in TEXT_SUFFIXES:
-            found[name] = content.decode(errors="replace").strip()
+            found[name] = decode_text(content, sample.names[name]).strip()
         elif name == "json":
             found |= flatten({"json": json_value(content, sample)})
     return found
@@ -109,8 +113,8 @@ def json_value(content: bytes, sample: Sample) -> dict[str, Any]:
         ValueError: If it is no JSON object.
     """
     try:
-        value = parse_json(content.decode())
-    except ValueError as error:
+        value = parse_json(decode_text(content, sample.names["json"]))
+    except json.JSONDecodeError as error:
         raise ValueError(f"{sample.names['json']} is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{sample.names['json']}: expected a JSON object")
@@ -153,9 +157,14 @@ def shard_rows(
             if field is None:
                 image = {"bytes": b"", "path": f"{shard}/{sample.key} (a sample without an image)"}
             else:
-                image = {"bytes": sample.fields[field], "path": f"{shard}/{sample.names[field]}"}
+                image = {"bytes": sample.fields[field], "path": sample.names[field]}
             row = {"image": image}
             if column is not None:
                 value = values(sample).get(column)
+                if isinstance(value, list) and not is_list:
+                    raise ValueError(
+                        f"{shard}/{sample.key} has a list in {column} where the first samples have one value: "
+                        "write lists everywhere"
+                    )
                 row["value"] = value if isinstance(value, list) or not is_list or value is None else [value]
             yield row

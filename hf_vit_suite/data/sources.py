@@ -16,6 +16,7 @@ from .columns import UNDECODED
 from .labels import MULTI
 from .layout import (
     LAYOUTS,
+    PARTS,
     Folder,
     ImageRows,
     ambiguous,
@@ -46,13 +47,17 @@ def open_source(source: Source, request: Request) -> Opened:
     if not isinstance(source, str | os.PathLike):
         return from_columns(in_memory(object_splits(source), request.streaming), request, "a data set object")
     source = os.fspath(source)
+    if not source.strip():
+        raise ValueError("--dataset is empty: name digits, a file, a folder or a Hub data set")
     if source == "digits":
         return from_columns(in_memory({"train": load_digits()}, request.streaming), request, "scikit-learn's digits")
     path = local_path(source)
     if path.is_dir():
         return open_folder(list_folder(path), request)
-    if path.exists():
+    if path.is_file():
         return open_files([path], request)
+    if path.exists():
+        raise ValueError(f"--dataset {source} is neither a file nor a folder")
     if files := matching_files(source):
         return open_files(files, request)
     # A version's dot starts no file suffix: `owner/data-v1.0` is a Hub name.
@@ -132,9 +137,23 @@ def archive_layouts(listing: Listing, request: Request) -> dict[str, list[str]]:
     idx = idx_files(listing)
     metadata = metadata_files(listing)
     tables = [name for name in listing.parquet if name not in metadata]
-    parquet = [name for name in tables if holds_images(listing.path(name), request.image_column)] if tables else []
+    parquet = [name for name in tables if may_hold_images(listing, name, request)]
     layouts = {"parquet": parquet, "webdataset": listing.shards, "idx": idx if request.needs != "captions" else []}
     return {layout: names for layout, names in layouts.items() if names}
+
+
+def may_hold_images(listing: Listing, name: str, request: Request) -> bool:
+    """Whether a parquet file holds images; one that can't be read does not, if there are image files.
+
+    Raises:
+        ValueError: If the file can't be read and there is no image.
+    """
+    try:
+        return holds_images(listing.path(name), request.image_column)
+    except ValueError:
+        if listing.images:
+            return False
+        raise
 
 
 def idx_files(listing: Listing) -> list[str]:
@@ -149,7 +168,7 @@ def image_layouts(listing: Listing, folder: Folder, request: Request) -> list[st
     if request.needs is None:
         return ["images"]
     tables = open_tables(listing, metadata_files(listing))
-    described = any(names_values(table, request.kind, request.value_column, request.image_column) for table in tables)
+    described = any(names_values(table, request) for table in tables)
     if request.needs == "captions":
         return ["metadata"] if tables else []
     return ["class_folders"] * has_classes(folder) + ["metadata"] * described
@@ -164,7 +183,9 @@ def has_classes(folder: Folder) -> bool:
 
 def are_strays(folder: Folder, layout: str, archives: Mapping[str, Sequence[str]]) -> bool:
     """Whether archives lie beside or in folders of images or described images, not in folders of their own."""
-    return (bool(folder.tops) or layout == "metadata") and all(
+    if layout != "metadata" and all(top.lower() in PARTS for top in folder.tops):
+        return False
+    return all(
         "/" not in name or any(name.startswith(f"{top}/") for top in folder.tops)
         for names in archives.values()
         for name in names
@@ -205,14 +226,11 @@ def open_metadata(listing: Listing, request: Request, tables: Sequence[str] | No
         wanted = f"a file {listing.folder}/metadata.csv (or .tsv, .jsonl, .parquet) with the columns file_name and"
         others = f"; rename {listing.tables[0]}, or give it as --dataset" if listing.tables else ""
         raise ValueError(f"--dataset {listing.folder}: no {request.needs}, expected {wanted} {request.kind}{others}")
-    kind = request.kind
-    described = describe(
-        listing, open_tables(listing, names), kind, request.value_column, request.image_column, request.source
-    )
+    described = describe(listing, open_tables(listing, names), request)
     if request.needs == "labels":
         described.rows = one_row_an_image(described.rows, request.problem_type == MULTI, request.source)
     folder = Folder(listing, listing.images, "", request.source)
-    rows = metadata_rows(folder, described, request.split_names)
+    rows = metadata_rows(folder, described, request)
     ignore_unread(listing, read=names)
     opened = image_rows(listing, rows, request)
     opened.undescribed = [listing.path(name) for name in described.undescribed]

@@ -2,17 +2,24 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from datasets import Dataset, IterableDataset
 
 from .columns import column_names, find_column, flat, refuse_other_classes, several_columns
 from .image_values import encoded_images
-from .layout import SPLIT_NAMES, SPLIT_OF_NAME
+from .layout import OUTSIDE, SPLIT_NAMES, SPLIT_OF_NAME, split_of
 from .request import Opened, Request
 
 logger = logging.getLogger(__name__)
 
 MOST_SHARDS = 64
+# Columns that say the split of each row; `is_valid` is fastai's.
+SPLIT_COLUMNS = ("split", "subset", "set", "partition", "is_valid", "is_test", "is_train")
+# For a column of truth values, the splits of true and false.
+SPLITS_OF_TRUTH = {"is_valid": ("validation", "train"), "is_test": ("test", "train"), "is_train": ("train", "test")}
+TRUTH = {"true": 0, "1": 0, "1.0": 0, "false": 1, "0": 1, "0.0": 1}
 
 
 def from_columns(
@@ -101,4 +108,64 @@ def standard_splits(
         )
     if unread := [name for name in loaded if name not in found.values()]:
         logger.warning("--dataset %s: splits that are not read: %s", request.source, ", ".join(unread))
-    return {split: flat(loaded[found[split]]) for split in SPLIT_NAMES if split in found}
+    splits = {split: flat(loaded[found[split]]) for split in SPLIT_NAMES if split in found}
+    return splits if len(loaded) > 1 else by_column(splits["train"], request)
+
+
+def by_column(data: Dataset | IterableDataset, request: Request) -> dict[str, Dataset | IterableDataset]:
+    """Parts the rows of the only split by a column that says the split of each.
+
+    Raises:
+        ValueError: If the rows are a stream, or some values name no split.
+    """
+    if (column := split_column(column_names(data))) is None:
+        return {"train": data}
+    if isinstance(data, IterableDataset):
+        first = next((row[column] for row in data.take(1)), None)
+        if split_of_value(column, first, {}) is None:
+            return {"train": data}
+        raise ValueError(
+            f"--dataset {request.source}: the column {column} parts the rows in splits, which --streaming can't read: "
+            "leave it out, or write a file for each split"
+        )
+    found = splits_of_values(column, data[column][:], replace(request, split_names={}), request.source)
+    rows = {split: [row for row, name in enumerate(found) if name == split] for split in SPLIT_NAMES}
+    return {split: data.select(numbers) for split, numbers in rows.items() if numbers} or {"train": data}
+
+
+def split_column(names: Sequence[str]) -> str | None:
+    """The column that says the split of each row; None if there is none."""
+    return next((name for wanted in SPLIT_COLUMNS for name in names if name.lower() == wanted), None)
+
+
+def splits_of_values(column: str, values: Sequence[Any], request: Request, where: str) -> list[str]:
+    """The split that each value of a split column says; `OUTSIDE` for other names than the user's.
+
+    Empty if the column names no or one split, as the set of a toy or the origin of a file would.
+
+    Raises:
+        ValueError: If some values name splits and others do not, or none is for training.
+    """
+    split_by_value = {value: split_of_value(column, value, request.split_names) for value in set(values)}
+    named = set(split_by_value.values()) - {None}
+    if len(named) < 2:
+        return []
+    unnamed = [value for value, split in split_by_value.items() if split is None]
+    if unnamed and not request.split_names:
+        raise ValueError(
+            f"{where}: the column {column} has the splits {', '.join(sorted(named))} and also {unnamed[0]!r}: correct "
+            "it, or name the splits by --split_names"
+        )
+    if "train" not in named:
+        raise ValueError(f"{where}: the column {column} names no training rows")
+    return [split_by_value[value] or OUTSIDE for value in values]
+
+
+def split_of_value(column: str, value: Any, split_names: Mapping[str, str]) -> str | None:
+    """The split that a value of a split column says; None if it says none."""
+    written, splits = str(value).strip(), SPLITS_OF_TRUTH.get(column.lower())
+    if split_names:
+        return next((split for split, name in split_names.items() if name == written), None)
+    if splits is not None:
+        return splits[TRUTH[written.lower()]] if written.lower() in TRUTH else None
+    return split_of(written)

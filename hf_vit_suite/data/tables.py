@@ -50,28 +50,31 @@ def read_table(path: str) -> Table:
     Raises:
         ValueError: With the file and the line that can't be read.
     """
-    text = decode_text(path)
+    text = decode_text(Path(path).read_bytes(), path)
     if Path(path).suffix.lower() in (".jsonl", ".ndjson"):
         return read_json_lines(path, text)
     return read_separated(path, text)
 
 
-def decode_text(path: str) -> str:
-    """A file's text: UTF-8, or UTF-16 and UTF-32 with a byte order mark.
+def decode_text(content: bytes, name: str) -> str:
+    """The text of bytes in UTF-8, or in UTF-16 and UTF-32 with a byte order mark.
+
+    Args:
+        content: The bytes.
+        name: What they are, for errors.
 
     Raises:
-        ValueError: If it is in another encoding, as a guess could change captions without a word.
+        ValueError: If they are in another encoding, as a guess could change captions without a word.
     """
-    content = Path(path).read_bytes()
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
     except UnicodeError as error:
         start = getattr(error, "start", 0)
         line = content[:start].count(b"\n") + 1
-        raise ValueError(f"{path} is not encoded in UTF-8 (line {line}): save it as UTF-8") from error
+        raise ValueError(f"{name} is not encoded in UTF-8 (line {line}): save it as UTF-8") from error
     if "\0" in text:
-        raise ValueError(f"{path} is not encoded in UTF-8 (it has zero bytes): save it as UTF-8")
+        raise ValueError(f"{name} is not encoded in UTF-8 (it has zero bytes): save it as UTF-8")
     return text
 
 
@@ -79,7 +82,7 @@ def read_separated(path: str, text: str) -> Table:
     """Reads CSV, TSV, or the like with semicolons or bars; the header tells which.
 
     Raises:
-        ValueError: If a row has more fields than the header.
+        ValueError: If a row has more fields than the header, or two columns have one name.
     """
     delimiter = find_delimiter(path, text)
     try:
@@ -93,6 +96,8 @@ def read_separated(path: str, text: str) -> Table:
         raise ValueError(f"{path} is empty: expected a header with file_name and a label or text column")
     (_, header), *lines = lines
     columns = [name.strip() for name in header]
+    if twice := next((name for name in columns if name and columns.count(name) > 1), None):
+        raise ValueError(f"{path} has two columns {twice}: rename or remove one")
     table = Table(path, columns)
     for number, values in lines:
         if len(values) > len(columns):
@@ -134,7 +139,7 @@ def is_quoted(field: str) -> bool:
 
 
 def read_json_lines(path: str, text: str) -> Table:
-    """Reads one JSON object a line; numbers, true and false stay as they are written.
+    """Reads one JSON object a line; numbers, true and false stay as they are written, nested names get dots.
 
     Raises:
         ValueError: If a line is no JSON object.
@@ -150,6 +155,7 @@ def read_json_lines(path: str, text: str) -> Table:
             raise ValueError(f"{path}, line {number}: no JSON ({error})") from error
         if not isinstance(row, dict):
             raise ValueError(f'{path}, line {number}: expected a JSON object such as {{"file_name": ...}}')
+        row = flatten(row)
         columns.update(dict.fromkeys(row))
         table.rows.append(row)
     table.columns = list(columns)

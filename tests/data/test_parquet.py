@@ -243,7 +243,7 @@ def test_a_file_of_no_split_beside_splits_is_ambiguous(tmp_path: Path, names: tu
 @pytest.mark.parametrize("names", [("val-0", "test-0"), ("dev_0", "testing_0"), ("valid/a", "test/a")])
 def test_splits_without_one_for_training_are_refused(tmp_path: Path, names: tuple[str, ...]):
     split_files(tmp_path, *(f"{name}.parquet" for name in names))
-    with pytest.raises(ValueError, match="holds the splits .* but no training images: choose by --split_names"):
+    with pytest.raises(ValueError, match=r"holds the splits .* but no training images: choose by --split_names"):
         load_image_dataset(str(tmp_path))
 
 
@@ -267,7 +267,7 @@ def test_chosen_names_are_words_of_the_path(tmp_path: Path, names: tuple[str, ..
 def test_a_file_is_never_in_two_splits(tmp_path: Path):
     split_files(tmp_path, "data/train.parquet", "data/test.parquet")
     with pytest.raises(
-        ValueError, match="data/test.parquet belongs to two of --split_names, train=data and test=test"
+        ValueError, match=r"data/test.parquet belongs to two of --split_names, train=data and test=test"
     ):
         load_image_dataset(str(tmp_path), split_names=["train=data", "test=test"])
 
