@@ -41,7 +41,8 @@ def find_name(names: Sequence[str], given: str | None, kind: Kind, source: str, 
     found += typed
     if given is not None or not found:
         missing = f"no column {given!r}" if given is not None else f"no column that looks like the {kind}"
-        raise ValueError(f"--dataset {source} has {missing}: name one of {', '.join(names)} by --{kind}_column")
+        choice = f": name one of {', '.join(names)} by --{kind}_column" if names else ""
+        raise ValueError(f"--dataset {source} has {missing}{choice}")
     return found[0]
 
 

@@ -20,7 +20,7 @@ SPLIT_NAMES = {
 SPLIT_OF_NAME = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 # A split's name as a whole word: `imagenet-val-0001.tar` is validation, `valuable.parquet` is not.
 SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_OF_NAME)})(?![a-z])")
-# What stands behind a split's name in folders' names: `train2017`, `test_set`, `val images`.
+# A split's name alone or with one such ending: `train2017`, `test_set`, `val images`.
 SPLIT_FOLDER = re.compile(
     rf"({'|'.join(SPLIT_OF_NAME)})([-_ ]?(\d{{1,4}}|set|split|data|dataset|images?|imgs?|photos|pictures))?"
 )
@@ -57,6 +57,22 @@ def split_of(folder: str) -> str | None:
     """The split that a folder's name says, in any case; None if it says none."""
     match = SPLIT_FOLDER.fullmatch(folder.lower())
     return SPLIT_OF_NAME[match[1]] if match else None
+
+
+def splits_of(folders: Sequence[str]) -> dict[str, str]:
+    """The split that each of some folders' names says.
+
+    That is the name itself, or else its only part that differs: `cars_train` and `cars_test`.
+    """
+    found = {folder: split for folder in folders if (split := split_of(folder))}
+    if found:
+        return found
+    words = {folder: word for folder in folders if (word := SPLIT_WORD.search(folder.lower()))}
+    alike: dict[str, list[str]] = {}
+    for folder, word in words.items():
+        alike.setdefault(folder.lower()[: word.start()] + "*" + folder.lower()[word.end() :], []).append(folder)
+    same = next((names for names in alike.values() if len(names) > 1), [])
+    return {folder: SPLIT_OF_NAME[words[folder][1]] for folder in same}
 
 
 def parts_of(name: str) -> list[str]:
@@ -108,6 +124,10 @@ class Folder:
         """Whether a first-level folder holds its images in folders of its own, and none directly."""
         return bool((below := self.below(top)).tops) and not below.loose
 
+    def splits(self) -> dict[str, str]:
+        """The split of each first-level folder whose name says one."""
+        return splits_of(list(self.tops))
+
     def empty_folders(self) -> list[str]:
         """First-level folders without any file that is read or known to be no image."""
         used = {parts_of(within)[0] for name in self.known_files() if (within := inside(name, self.base))}
@@ -157,7 +177,8 @@ def split_folders(
     """
     if split_names:
         return chosen_splits(folder, split_names)
-    names = [top for top in folder.tops if split_of(top)]
+    split_by_top = folder.splits()
+    names = list(split_by_top)
     others = [top for top in folder.tops if top not in names]
     splits = [top for top in names if needs == "captions" or folder.is_nested(top)] if needs else names
     if needs == "labels" and not splits:
@@ -173,7 +194,7 @@ def split_folders(
     if others and layout is not None:
         return {}
     if others:
-        choice = " ".join(f"{split_of(top)}={top}" for top in splits)
+        choice = " ".join(f"{split_by_top[top]}={top}" for top in splits)
         all_read = {
             "labels": f"the classes {named(sorted(folder.tops))} (--layout class_folders)",
             "captions": "training images alone (--layout metadata)",
@@ -194,8 +215,9 @@ def checked_splits(folder: Folder, splits: Sequence[str], names: Sequence[str]) 
         ValueError: If not.
     """
     folder_of: dict[str, str] = {}
+    split_by_top = folder.splits()
     for top in splits:
-        split = split_of(top)
+        split = split_by_top[top]
         if split in folder_of:
             raise ValueError(
                 f"--dataset {folder.source}: {folder_of[split]} and {top} both name the {split} split: choose by "
@@ -250,7 +272,15 @@ def split_parts(folder: Folder, splits: Mapping[str, str]) -> dict[str, Folder]:
             f"--dataset {folder.source}: {folder.loose[0]} lies outside the split folders "
             f"{named(list(splits.values()))}: move it into one"
         )
-    return {split: folder.below(top) for split, top in splits.items()}
+    return {split: below_doubled(folder, top) for split, top in splits.items()}
+
+
+def below_doubled(folder: Folder, top: str) -> Folder:
+    """The folder of a split; passes a single one of the same name in it, as archives unpack to."""
+    below = folder.below(top)
+    while not below.loose and list(below.tops) == [top]:
+        below = below.below(top)
+    return below
 
 
 def class_rows(folder: Folder, split_names: Mapping[str, str], layout: str | None) -> ImageRows:

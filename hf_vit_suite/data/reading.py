@@ -47,7 +47,7 @@ def describe_reading(
     ignored: Mapping[str, list[str]],
     what: str = "",
 ) -> Reading:
-    """Makes the line and prints it, once in a run of several processes.
+    """Describes a source in one line and logs it; of several processes only the first logs.
 
     Args:
         source: Name of the data set.

@@ -25,7 +25,6 @@ from .layout import (
     ignore_unread,
     named,
     plain_rows,
-    split_of,
 )
 from .listing import Listing, list_folder, sort_file
 from .metadata import describe, metadata_files, metadata_rows, names_values, one_row_an_image, open_tables
@@ -178,7 +177,7 @@ def has_classes(folder: Folder) -> bool:
     """Whether folders may be classes: there are several, not only `train`, `test` and the like without any below."""
     if any(folder.is_nested(top) for top in folder.tops):
         return True
-    return len(folder.tops) > 1 and not all(map(split_of, folder.tops))
+    return len(folder.tops) > 1 and len(folder.splits()) < len(folder.tops)
 
 
 def are_strays(folder: Folder, layout: str, archives: Mapping[str, Sequence[str]]) -> bool:

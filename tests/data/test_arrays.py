@@ -83,3 +83,14 @@ def test_bad_file_is_named(folder: Path, change, message: str):
     change(folder / "train-images-idx3-ubyte.gz")
     with pytest.raises(ValueError, match=message):
         load_image_dataset(str(folder))
+
+
+def test_idx_files_of_other_names_are_named(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for name in ("train", "t10k", "emnist-letters-train"):
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte", rng.integers(0, 255, (8, 4, 4), np.uint8))
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte", np.arange(8, dtype=np.uint8) % 2)
+    ignored = load_image_dataset(str(tmp_path)).reading.ignored
+    assert ignored == {
+        "no images": ["emnist-letters-train-images-idx3-ubyte", "emnist-letters-train-labels-idx1-ubyte"]
+    }

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -344,3 +345,80 @@ def test_layout_that_a_folder_has_not_is_told(tmp_path: Path, layout: str, messa
     make_classes(tmp_path, "a", "b")
     with pytest.raises(ValueError, match=message):
         labelled(tmp_path, layout=layout)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("cars_train", "cars_test"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("ISIC_2019_Training_Input", "ISIC_2019_Test_Input"),
+        ("train/train", "test/test"),
+        ("flowers-train", "flowers-val"),
+    ],
+)
+def test_split_folders_may_have_a_name_in_common(tmp_path: Path, train: str, test: str, streaming: bool):
+    for name in (train, test):
+        make_classes(tmp_path / name, "a", "b")
+    data = load_image_dataset(str(tmp_path), streaming=streaming)
+    split = "validation" if "val" in test else "test"
+    assert data.label_names == ["a", "b"]
+    assert paths(data.splits[split]) == {str(tmp_path / test / label / f"{n}.png") for label in "ab" for n in range(4)}
+    assert all(f"/{train}/" in path for path in unlabelled(tmp_path, streaming=streaming))
+
+
+@pytest.mark.parametrize("names", [("train_station", "test_tube"), ("steam train", "model train", "bus")])
+def test_classes_with_the_word_of_a_split_are_classes(tmp_path: Path, names: tuple[str, ...]):
+    make_classes(tmp_path, *names)
+    assert load_image_dataset(str(tmp_path)).label_names == sorted(names)
+    assert len(unlabelled(tmp_path)) == 4 * len(names)
+
+
+@pytest.mark.parametrize(
+    "names", [("image", "mask"), ("JPEGImages", "SegmentationClass"), ("img", "gt"), ("cat", "GT")]
+)
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path, names: tuple[str, str]):
+    make_classes(tmp_path, *names)
+    with pytest.raises(ValueError, match="looks like a part of a data set"):
+        load_image_dataset(str(tmp_path))
+    assert load_image_dataset(str(tmp_path), layout="class_folders").label_names == sorted(names)
+
+
+@pytest.mark.parametrize("folders", [("assets", "figures"), ("images",), ("figures",)])
+def test_shards_beside_figures_alone_are_a_question(tmp_path: Path, folders: tuple[str, ...]):
+    make_classes(tmp_path, *folders)
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        for number in range(4):
+            archive.add(tmp_path / folders[0] / f"{number}.png", f"{number}.png")
+    with pytest.raises(ValueError, match="--layout webdataset"):
+        unlabelled(tmp_path)
+    assert len(unlabelled(tmp_path, layout="webdataset")) == 4
+
+
+def test_links_in_a_circle_are_named(tmp_path: Path):
+    make_classes(tmp_path, "a", "b")
+    (tmp_path / "a" / "one").symlink_to(tmp_path / "a" / "two")
+    (tmp_path / "a" / "two").symlink_to(tmp_path / "a" / "one")
+    (tmp_path / "a" / "@self").symlink_to(tmp_path / "a" / "@self")
+    data = load_image_dataset(str(tmp_path))
+    assert data.reading.ignored == {"broken links": ["a/@self", "a/one", "a/two"]}
+
+
+@pytest.mark.parametrize("source", ["", " "])
+def test_an_empty_name_is_not_the_working_directory(source: str):
+    with pytest.raises(ValueError, match="--dataset is empty"):
+        load_image_dataset(source)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is neither a file nor a folder"):
+        load_image_dataset(str(tmp_path / "pipe"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing"])
+def test_an_archive_that_cannot_be_read_among_classes_is_named(tmp_path: Path, content: bytes):
+    make_classes(tmp_path, "a", "b")
+    (tmp_path / "a" / "old.parquet").write_bytes(content)
+    assert load_image_dataset(str(tmp_path)).reading.ignored == {"archives": ["a/old.parquet"]}

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hf_vit_suite.data import load_image_dataset
+from hf_vit_suite.data import decode_image, load_image_dataset
 
 NUMBER = 20
 MULTI = "multi_label_classification"
@@ -26,8 +26,6 @@ def dataset(labels, feature=None, column: str = "label", **more) -> Dataset:
 
 def by_number(data) -> dict[int, list[float]]:
     """The label of each picture."""
-    from hf_vit_suite.data import decode_image
-
     rows = [row for split in data.splits.values() for row in split]
     return {decode_image(row["image"]).getpixel((0, 0))[0]: row["label"] for row in rows}
 
@@ -187,3 +185,145 @@ def test_classes_are_regressed_by_names_that_are_numbers_never_by_their_order(na
         return
     data = load_image_dataset(rows, problem_type="regression")
     assert {value for row in data.splits["train"] for value in row["label"]} == expected
+
+
+def table(folder: Path, labels: list[str], **columns: list) -> Path:
+    """Pictures whose grey is their number, and a table of their labels."""
+    for number in range(len(labels)):
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(folder / f"{number}.png")
+    names = [f"{number}.png" for number in range(len(labels))]
+    pandas.DataFrame({"file_name": names, "label": labels, **columns}).to_csv(folder / "metadata.csv", index=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["['cat' 'dog']", "['dog']"],
+        ["['cat', 'dog']", "['dog']"],
+        ['["cat", "dog"]', '["dog"]'],
+        ["['cat'\n 'dog']", "['dog']"],
+    ],
+)
+def test_lists_of_names_are_read_as_numpy_python_and_json_write_them(tmp_path: Path, texts: list[str]):
+    data = load_image_dataset(str(table(tmp_path, texts * 10)))
+    assert data.problem_type == MULTI
+    assert data.label_names == ["cat", "dog"]
+    assert by_number(data) == {number: [[1, 1], [0, 1]][number % 2] for number in range(20)}
+
+
+@pytest.mark.parametrize(
+    "texts", [["[0 1 1]", "[1 0 0]"], ["[0. 1. 1.]", "[1. 0. 0.]"], ["[false, true, true]", "[true, false, false]"]]
+)
+def test_multi_hot_lists_are_read_as_numpy_and_json_write_them(tmp_path: Path, texts: list[str]):
+    data = load_image_dataset(str(table(tmp_path, texts * 10)))
+    assert by_number(data) == {number: [[0, 1, 1], [1, 0, 0]][number % 2] for number in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("texts", "problem", "match"),
+    [
+        (["[a, b]", "[b]"], None, "looks like a list but can't be read"),
+        (["['a', 'b']", "b"], None, "looks like a list but can't be read|the label b"),
+        (["(0, 2)", "(4, 6)"], None, "--problem_type multi_label_classification to take them as lists"),
+        (["{'a', 'b'}", "{'b'}"], None, "--problem_type multi_label_classification to take them as lists"),
+        (["cat dog", "dog"], MULTI, "'cat dog' has no separator"),
+    ],
+)
+def test_texts_that_may_be_lists_are_a_question(tmp_path: Path, texts: list[str], problem: str | None, match: str):
+    with pytest.raises(ValueError, match=match):
+        load_image_dataset(str(table(tmp_path, texts * 10)), problem_type=problem)
+
+
+def test_texts_in_brackets_are_classes_where_that_is_asked(tmp_path: Path):
+    data = load_image_dataset(
+        str(table(tmp_path, ["(0, 2)", "(4, 6)"] * 10)), problem_type="single_label_classification"
+    )
+    assert data.label_names == ["(0, 2)", "(4, 6)"]
+    lists = load_image_dataset(str(tmp_path), problem_type=MULTI)
+    assert lists.label_names == ["0", "2", "4", "6"]
+
+
+def test_numbers_of_declared_classes_are_no_flags():
+    feature = List(ClassLabel(names=["a", "b", "c"]))
+    data = load_image_dataset(dataset([[0, 1], [1, 0], [1, 1]] * 6, feature), problem_type=MULTI)
+    assert data.label_names == ["a", "b", "c"]
+    assert by_number(data) == {number: [[1, 1, 0], [1, 1, 0], [0, 1, 0]][number % 3] for number in range(18)}
+
+
+@pytest.mark.parametrize("labels", [["1", "01", "2"], ["e\u0301", "\u00e9", "z"], [" a", "a ", "b"]])
+def test_the_order_and_number_of_classes_is_always_the_same(labels: list[str]):
+    data = load_image_dataset(dataset(labels * 6))
+    expected = {"1": ["01", "1", "2"], "e\u0301": ["z", "\u00e9"], " a": ["a", "b"]}[labels[0]]
+    assert data.label_names == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "split"),
+    [
+        ("split", ["train"] * 16 + ["val"] * 4, "validation"),
+        ("Subset", ["Training"] * 16 + ["Testing"] * 4, "test"),
+        ("is_valid", [False] * 16 + [True] * 4, "validation"),
+        ("is_train", [1] * 16 + [0] * 4, "test"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["table", "parquet"])
+def test_a_column_of_splits_is_kept_to(tmp_path: Path, column: str, values: list, split: str, kind: str):
+    if kind == "table":
+        source = table(tmp_path, ["a", "b"] * 10, **{column: values})
+    else:
+        source = tmp_path / "data.parquet"
+        dataset(["a", "b"] * 10, **{column: values}).to_parquet(source)
+    data = load_image_dataset(str(source))
+    assert {decode_image(row["image"]).getpixel((0, 0))[0] for row in data.splits[split]} == {16, 17, 18, 19}
+
+
+def test_a_column_of_sets_that_are_no_splits_means_nothing(tmp_path: Path):
+    data = load_image_dataset(str(table(tmp_path, ["a", "b"] * 10, set=["toys", "cars"] * 10)))
+    assert sum(map(len, data.splits.values())) == 20
+
+
+def test_a_column_of_splits_with_other_values_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"the column split has the splits test, train and also 'extra'"):
+        load_image_dataset(str(table(tmp_path, ["a", "b"] * 10, split=["train"] * 12 + ["test"] * 6 + ["extra"] * 2)))
+    data = load_image_dataset(str(tmp_path), split_names=["train=train", "test=extra"])
+    assert len(data.splits["test"]) == 2
+    assert data.reading.ignored == {"outside the named splits": [f"{number}.png" for number in range(12, 18)]}
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path):
+    table(tmp_path, ["a", "b"] * 4)
+    text = (tmp_path / "metadata.csv").read_text().replace("label\n", "label,label\n").replace(".png,a", ".png,a,b")
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(ValueError, match="has two columns label"):
+        load_image_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["caf\u00e9".encode("latin-1"), "x".encode("utf-16-le"), b"\xff\xff"])
+def test_bytes_in_another_encoding_are_refused(content: bytes):
+    with pytest.raises(ValueError, match="a label is not encoded in UTF-8"):
+        load_image_dataset(dataset([content, b"plain"] * 6))
+
+
+def test_objects_in_a_table_get_names_with_dots(tmp_path: Path):
+    table(tmp_path, ["x"] * 12)
+    rows = [{"file_name": f"{number}.png", "label": {"name": "ab"[number % 2], "id": number}} for number in range(12)]
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"label.name, label.id"):
+        load_image_dataset(str(tmp_path), layout="metadata")
+    data = load_image_dataset(str(tmp_path), label_column="label.name")
+    assert data.label_names == ["a", "b"]
+
+
+def test_streamed_images_without_a_label_are_refused_and_secret_test_labels_left_out():
+    feature = ClassLabel(names=["a", "b"])
+    train, test = dataset([0, 1] * 10, feature), dataset([-1] * 4, feature)
+    data = load_image_dataset(DatasetDict(train=train, test=test), streaming=True)
+    assert {row["label"] for row in data.splits["test"]} <= {0, 1}
+    holed = load_image_dataset(dataset([0, 1] * 9 + [-1, None], feature), streaming=True)
+    with pytest.raises(ValueError, match="an image of the .* split has no label"):
+        for split in ("train", "validation", "test"):
+            list(holed.splits[split])
+    with pytest.raises(ValueError, match="in train but Value.*in test"):
+        load_image_dataset(DatasetDict(train=train, test=dataset(["a", "b"] * 2)), streaming=True)

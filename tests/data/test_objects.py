@@ -158,3 +158,45 @@ def test_items_may_be_mappings(name: str):
         assert load_captioned_images(data).rows["text"][:2] == [["a red square"], ["a blue one"]]
     else:
         assert load_image_dataset(data).label_names == ["0", "1"]
+
+
+@pytest.mark.parametrize("first", [1, 1.0, np.int64(1), torch.tensor(1)])
+def test_values_keep_their_decimals_whatever_the_first_is(first):
+    values = [first, 1.5, 2.7, np.float32(0.25), torch.tensor(3.5), 2] * 3
+    data = load_image_dataset(Pairs(list(zip(images(18), values, strict=True))), problem_type="regression")
+    found = sorted(row["label"][0] for split in data.splits.values() for row in split)
+    assert found == pytest.approx(sorted([1, 1.5, 2.7, 0.25, 3.5, 2] * 3))
+
+
+@pytest.mark.parametrize("labels", [[[0, 2], [1, 2], [0, 1]], [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]]])
+def test_lists_of_a_data_set_with_classes_have_their_names(labels: list):
+    data = load_image_dataset(Pairs(list(zip(images(18), labels * 6, strict=True)), ["cat", "dog", "owl"]))
+    assert data.label_names == ["cat", "dog", "owl"]
+    found = {tuple(row["label"]) for split in data.splits.values() for row in split}
+    assert found == {(1, 0, 1), (0, 1, 1), (1, 1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "match"),
+    [
+        ([0, 1.5] * 6, ["a", "b"], "item 1 of the data set has the label 1.5, but the data set has classes"),
+        ([0, "b"] * 6, None, "item 1 of the data set has a text where the first has a number"),
+        ([0, [1]] * 6, None, "item 1 of the data set has a list of numbers where the first has a number"),
+        ([0, None] * 6, None, "item 1 of the data set has no label where the first has a number"),
+    ],
+)
+def test_items_with_other_labels_than_the_first_are_refused(labels: list, classes: list | None, match: str):
+    with pytest.raises(ValueError, match=match):
+        load_image_dataset(Pairs(list(zip(images(12), labels, strict=True)), classes))
+
+
+@pytest.mark.parametrize("value", [{"raw": "a"}, [{"raw": "a"}]])
+def test_captions_of_other_types_are_one_line(value):
+    rows = Dataset.from_dict({"image": images(2), "text": [value] * 2})
+    with pytest.raises(ValueError, match="expected texts as captions|no column"):
+        load_captioned_images(rows)
+
+
+def test_captions_that_are_numbers_are_their_text():
+    rows = Dataset.from_dict({"image": images(2), "text": [7, 12]})
+    assert load_captioned_images(rows).rows["text"][:] == [["7"], ["12"]]

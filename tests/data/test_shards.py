@@ -188,3 +188,61 @@ def test_changed_shard_is_read_anew(tmp_path: Path):
     for number in (4, 6):
         write_shard(tmp_path / "a.tar", members(["png"], number))
         assert len(load_unlabelled_images(str(tmp_path)).rows) == number
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_links_and_images_without_a_suffix_are_read(tmp_path: Path, streaming: bool):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number in range(4):
+            add(archive, f"{number}.png", picture(number, "png"))
+        for name, kind in (("hard.png", tarfile.LNKTYPE), ("soft.png", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "2.png"
+            archive.addfile(member)
+        add(archive, "bare", picture(5, "png"))
+    data = load_unlabelled_images(str(tmp_path), streaming=streaming)
+    assert [grey(row) for row in data.rows] == [0, 1, 2, 3, 2, 2, 5]
+
+
+def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Adds a member."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("extra", "match"),
+    [
+        ({"0.PNG": picture(0, "png"), "0.png": picture(1, "png")}, r"a.tar has both 0.PNG and 0.png"),
+        ({"0.png": picture(0, "png"), "0.txt": "caf\u00e9".encode("latin-1")}, r"a.tar/0.txt is not encoded in UTF-8"),
+        ({"0.png": picture(0, "png"), "0.json": b'{"text": "\xe9"}'}, r"a.tar/0.json is not encoded in UTF-8"),
+        ({"0.png": picture(0, "png"), "0.json": "[1]"}, r"0.json: expected a JSON object"),
+    ],
+)
+def test_members_that_would_be_lost_or_changed_are_refused(tmp_path: Path, extra: dict, match: str):
+    write_shard(tmp_path / "a.tar", extra)
+    with pytest.raises(ValueError, match=match):
+        load_captioned_images(str(tmp_path))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path):
+    texts = {"0.txt": "a\u00e9".encode("utf-8-sig"), "1.txt": "b\u00e9".encode("utf-16"), "2.txt": "c"}
+    members = {name: content for number, pair in enumerate(texts.items()) for name, content in image_and(number, pair)}
+    write_shard(tmp_path / "a.tar", members)
+    assert load_captioned_images(str(tmp_path)).rows["text"][:] == [["a\u00e9"], ["b\u00e9"], ["c"]]
+
+
+def image_and(number: int, pair: tuple[str, bytes | str]) -> list[tuple[str, bytes | str]]:
+    """A picture and a member beside it."""
+    return [(f"{number}.png", picture(number, "png")), pair]
+
+
+def test_a_list_after_the_first_samples_is_refused(tmp_path: Path):
+    samples: dict[str, bytes | str] = {}
+    for number in range(205):
+        samples[f"{number:04}.png"] = picture(number % 20, "png")
+        samples[f"{number:04}.json"] = json.dumps({"text": "one" if number < 204 else ["two", "three"]})
+    write_shard(tmp_path / "a.tar", samples)
+    with pytest.raises(ValueError, match=r"0204 has a list in json.text where the first samples have one value"):
+        load_captioned_images(str(tmp_path))

@@ -284,3 +284,43 @@ def test_described_image_outside_the_split_folders_is_refused(tmp_path: Path):
     (tmp_path / "data" / "metadata.csv").write_text(written(rows))
     with pytest.raises(ValueError, match=r"elsewhere.png lies outside the split folders: move it into one"):
         load_captioned_images(str(tmp_path / "data"))
+
+
+def test_a_second_table_of_the_same_rows_adds_no_caption(tmp_path: Path):
+    save_pictures(tmp_path, ["0.png", "1.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a\n1.png,b\n")
+    lines = [{"file_name": "0.png", "text": "a"}, {"file_name": "1.png", "text": "another b"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert captions(tmp_path) == [["a"], ["b", "another b"]]
+
+
+def test_a_table_beside_the_folder_of_images_is_read(tmp_path: Path):
+    save_pictures(tmp_path / "images", ["0.png", "1.png"])
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "train.csv").write_text("file_name,text\n../images/0.png,a\n../images/1.png,b\n")
+    assert captions(tmp_path / "csv" / "train.csv") == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("value", [[{"raw": "a"}], [["a"]], [1, {"b": 2}]])
+def test_captions_that_are_no_texts_are_refused(tmp_path: Path, value: list):
+    save_pictures(tmp_path, ["0.png"])
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": value}))
+    with pytest.raises(ValueError, match=r"metadata.jsonl: expected texts as texts, 0.png has"):
+        load_captioned_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_strict_images_stops_at_an_image_without_a_row(tmp_path: Path, streaming: bool):
+    save_pictures(tmp_path, ["0.png", "1.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a\n")
+    with pytest.raises(ValueError, match="1.png has no caption"):
+        load_captioned_images(str(tmp_path), streaming=streaming, strict_images=True)
+
+
+def test_rows_of_a_layout_that_is_chosen_are_read_beside_other_folders(tmp_path: Path):
+    save_pictures(tmp_path, ["train/0.png", "test/1.png", "extra/2.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,text\ntrain/0.png,a\ntest/1.png,b\nextra/2.png,c\n")
+    with pytest.raises(ValueError, match=r"--split_names .* or training images alone .--layout metadata"):
+        load_captioned_images(str(tmp_path))
+    assert captions(tmp_path, layout="metadata") == [["a"], ["b"], ["c"]]
+    assert captions(tmp_path, split_names=["train=train", "test=test"]) == [["a"]]
