@@ -51,7 +51,9 @@ def samples(shard: str) -> Iterator[Sample]:
                     sample = Sample(key, {}, {})
                 suffix = suffix.lower()
                 if suffix in sample.fields:
-                    raise ValueError(f"{shard} has both {sample.names[suffix]} and {member.name}: remove one")
+                    raise ValueError(
+                        f"{sample.names[suffix]} and {member.name} are of one sample and suffix: remove one"
+                    )
                 sample.fields[suffix] = archive.extractfile(member).read()
                 sample.names[suffix] = f"{shard}/{member.name}"
             refuse_cut(archive, shard)

@@ -322,8 +322,7 @@ def test_streamed_images_without_a_label_are_refused_and_secret_test_labels_left
     data = load_image_dataset(DatasetDict(train=train, test=test), streaming=True)
     assert {row["label"] for row in data.splits["test"]} <= {0, 1}
     holed = load_image_dataset(dataset([0, 1] * 9 + [-1, None], feature), streaming=True)
-    with pytest.raises(ValueError, match="an image of the .* split has no label"):
-        for split in ("train", "validation", "test"):
-            list(holed.splits[split])
-    with pytest.raises(ValueError, match="in train but Value.*in test"):
+    with pytest.raises(ValueError, match=r"an image of the .* split has no label"):
+        [list(holed.splits[split]) for split in ("train", "validation", "test")]
+    with pytest.raises(ValueError, match=r"in train but Value.*in test"):
         load_image_dataset(DatasetDict(train=train, test=dataset(["a", "b"] * 2)), streaming=True)

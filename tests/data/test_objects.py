@@ -193,7 +193,7 @@ def test_items_with_other_labels_than_the_first_are_refused(labels: list, classe
 @pytest.mark.parametrize("value", [{"raw": "a"}, [{"raw": "a"}]])
 def test_captions_of_other_types_are_one_line(value):
     rows = Dataset.from_dict({"image": images(2), "text": [value] * 2})
-    with pytest.raises(ValueError, match="expected texts as captions|no column"):
+    with pytest.raises(ValueError, match=r"expected texts as captions|no column"):
         load_captioned_images(rows)
 
 

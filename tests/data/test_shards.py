@@ -214,7 +214,7 @@ def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("extra", "match"),
     [
-        ({"0.PNG": picture(0, "png"), "0.png": picture(1, "png")}, r"a.tar has both 0.PNG and 0.png"),
+        ({"0.PNG": picture(0, "png"), "0.png": picture(1, "png")}, r"a.tar/0.PNG and 0.png are of one sample"),
         ({"0.png": picture(0, "png"), "0.txt": "caf\u00e9".encode("latin-1")}, r"a.tar/0.txt is not encoded in UTF-8"),
         ({"0.png": picture(0, "png"), "0.json": b'{"text": "\xe9"}'}, r"a.tar/0.json is not encoded in UTF-8"),
         ({"0.png": picture(0, "png"), "0.json": "[1]"}, r"0.json: expected a JSON object"),

@@ -313,7 +313,7 @@ def test_captions_that_are_no_texts_are_refused(tmp_path: Path, value: list):
 def test_strict_images_stops_at_an_image_without_a_row(tmp_path: Path, streaming: bool):
     save_pictures(tmp_path, ["0.png", "1.png"])
     (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a\n")
-    with pytest.raises(ValueError, match="1.png has no caption"):
+    with pytest.raises(ValueError, match=r"1.png has no caption"):
         load_captioned_images(str(tmp_path), streaming=streaming, strict_images=True)
 
 
