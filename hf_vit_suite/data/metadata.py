@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from .columns import USUAL, find_name, several_columns
 from .layout import (
     OUTSIDE,
@@ -71,10 +73,8 @@ def is_parquet(name: str) -> bool:
 
 def parquet_table(path: str) -> Table:
     """Reads a parquet table of file names; numbers become text."""
-    import pyarrow.parquet as parquet
-
     try:
-        table = parquet.read_table(path)
+        table = pq.read_table(path)
     except Exception as error:  # pyarrow raises many types
         raise ValueError(f"{path} can't be read: {' '.join(str(error).split())}") from error
     table = table.flatten()

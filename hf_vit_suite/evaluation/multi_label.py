@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 from torch import Tensor
 from transformers import EvalPrediction
 
-DEFAULT_THRESHOLD = 0.5
+from ..inference.prediction import DEFAULT_THRESHOLD
 
 
 def binary_cross_entropy(prediction: EvalPrediction) -> float:

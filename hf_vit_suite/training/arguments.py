@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import TrainingArguments
@@ -61,18 +61,19 @@ class SuiteTrainingArguments(TrainingArguments):
         return self.train_batch_size * self.world_size * self.gradient_accumulation_steps
 
 
+# transformers' parser of flags takes the second type of a union: text.
+Size: TypeAlias = int | str | list[int] | tuple[int, int]
+SIZE_OPTION = {"metavar": "SIZE"}
+
+
 @dataclass
 class ImageSizeArguments:
     """The size of the input, an option of every recipe."""
 
-    # transformers' parser of flags takes the second type of a union: text.
-    image_size: int | str | list[int] | tuple[int, int] | None = field(
+    image_size: Size | None = field(
         default=None,
-        metadata={
-            "metavar": "SIZE",
-            "help": "input size in pixels: the side of a square, or HEIGHTxWIDTH such as 192x256; default the model's "
-            "own",
-        },
+        metadata=SIZE_OPTION
+        | {"help": "input size in pixels, a side or HEIGHTxWIDTH such as 192x256; default the model's own"},
     )
 
     def __post_init__(self):

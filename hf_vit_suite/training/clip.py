@@ -4,7 +4,7 @@ The objective is in `models/modeling_clip.py` and `models/contrastive.py`.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from datasets import IterableDataset
-from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from transformers import (
@@ -34,7 +33,6 @@ from ..data import (
     apply_transform,
     captions_of_labels,
     count_cut_captions,
-    dataset_name,
     evaluation_transform,
     load_captioned_images,
     load_image_dataset,
@@ -296,12 +294,6 @@ def figures(run: Run) -> dict[str, Callable[[], Figure]]:
     return {"curves.png": partial(pretraining_curves, run.trainer.state.log_history)}
 
 
-def card(run: Run, report: dict, figures: Sequence[str]) -> ModelCard:
-    """The model card of the two towers."""
-    dataset = dataset_name(run.arguments.data.dataset)
-    return pretraining_card(run.trainer, report, figures, dataset, run.arguments.call, TWO_TOWERS)
-
-
 def reload_check(run: Run) -> ReloadCheck:
     """Similarities of the first pairs."""
     pairs = first_pairs(run)
@@ -325,7 +317,7 @@ CLIP = Recipe(
     trainer_class=CLIPTrainer,
     report=report,
     figures=figures,
-    card=card,
+    card=partial(pretraining_card, kind=TWO_TOWERS),
     reload_check=reload_check,
     summary=pretraining_summary,
 )

@@ -4,14 +4,13 @@ The objective is in `models/modeling_dino.py`. Schedules follow the paper's code
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -33,7 +32,6 @@ from ..data import (
     LabelledImages,
     MultiCropTransform,
     UnlabelledImages,
-    dataset_name,
     decode_image,
     evaluation_transform,
     input_size,
@@ -45,7 +43,14 @@ from ..evaluation.knn import knn_report
 from ..explain import attention_figure, class_token_attention
 from ..models.configuration_dino import SuiteDINOConfig
 from ..models.embedding import round_to_multiple
-from .arguments import PretrainingArguments, PretrainingModelArguments, UnlabelledDataArguments, digits_defaults
+from .arguments import (
+    SIZE_OPTION,
+    PretrainingArguments,
+    PretrainingModelArguments,
+    Size,
+    UnlabelledDataArguments,
+    digits_defaults,
+)
 from .building import build_pretraining_model
 from .recipe import Recipe, ReloadCheck, Run, RunArguments
 from .results import pretraining_card, pretraining_curves, pretraining_report, pretraining_summary
@@ -91,13 +96,12 @@ class DINOMethodArguments:
     """Crops, and the monitoring of k-NN accuracy."""
 
     local_crops: int = field(default=8, metadata={"help": "local crops per image; 0 is none"})
-    # transformers' parser of flags takes the second type of a union: text.
-    local_image_size: int | str | list[int] | tuple[int, int] | None = field(
+    local_image_size: Size | None = field(
         default=None,
-        metadata={
-            "metavar": "SIZE",
+        metadata=SIZE_OPTION
+        | {
             "help": "size of a local crop in pixels, a side or HEIGHTxWIDTH; default a square near 3/7 of a global "
-            "crop's shorter side",
+            "crop's shorter side"
         },
     )
     global_crop_scale: float = field(
@@ -455,11 +459,6 @@ def figures(run: Run) -> dict[str, Callable[[], Figure]]:
     }
 
 
-def card(run: Run, report: dict, figures: Sequence[str]) -> ModelCard:
-    """The encoder's model card."""
-    return pretraining_card(run.trainer, report, figures, dataset_name(run.arguments.data.dataset), run.arguments.call)
-
-
 def reload_check(run: Run) -> ReloadCheck:
     """The teacher's tokens of the first images."""
     pixel_values = first_images(run)
@@ -480,7 +479,7 @@ DINO = Recipe(
     callbacks=callbacks,
     report=lambda run: pretraining_report(run.trainer, run.data.training),
     figures=figures,
-    card=card,
+    card=pretraining_card,
     reload_check=reload_check,
     summary=pretraining_summary,
 )

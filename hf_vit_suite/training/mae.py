@@ -3,14 +3,13 @@
 The objective is in `models/modeling_mae.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
-from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -28,7 +27,6 @@ from transformers.integrations import TensorBoardCallback
 from ..data import (
     MaskedImageTransform,
     apply_transform,
-    dataset_name,
     evaluation_transform,
     training_transform,
 )
@@ -170,11 +168,6 @@ def figures(run: Run) -> dict[str, Callable[[], Figure]]:
     }
 
 
-def card(run: Run, report: dict, figures: Sequence[str]) -> ModelCard:
-    """The encoder's model card."""
-    return pretraining_card(run.trainer, report, figures, dataset_name(run.arguments.data.dataset), run.arguments.call)
-
-
 def reload_check(run: Run) -> ReloadCheck:
     """Predicted pixels of the first images under the same masks."""
     pixel_values, noise = preview_batch(run)
@@ -200,7 +193,7 @@ MAE = Recipe(
     callbacks=callbacks,
     report=lambda run: pretraining_report(run.trainer, run.data),
     figures=figures,
-    card=card,
+    card=pretraining_card,
     reload_check=reload_check,
     summary=pretraining_summary,
 )

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import IterableDataset
@@ -12,10 +13,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..data import CaptionedImages, UnlabelledImages
+from ..data import CaptionedImages, UnlabelledImages, dataset_name
 from ..hub import ENCODER, Pretrained, PretrainedFacts, pretrained_card
 from ..output import failure_is_a_warning, staged_file, staged_folder, write_figures
 from .trainer import SuiteTrainer
+
+if TYPE_CHECKING:
+    from .recipe import Run
 
 logger = logging.getLogger(__name__)
 
@@ -216,30 +220,27 @@ def pretraining_summary(report: dict) -> str:
     return f"{metrics} after {report['steps']} steps on {report['images']['train']} images"
 
 
-def pretraining_card(
-    trainer: SuiteTrainer, report: dict, figures: Sequence[str], dataset: str, call: str, kind: Pretrained = ENCODER
-) -> ModelCard:
+def pretraining_card(run: "Run", report: dict, figures: Sequence[str], kind: Pretrained = ENCODER) -> ModelCard:
     """The model card of a pretrained model.
 
     Args:
-        trainer: After training.
+        run: After training.
         report: What metrics.json holds.
         figures: Names of the drawn figures.
-        dataset: Name of the data.
-        call: How the run was started.
         kind: What the model is for.
     """
+    trainer = run.trainer
     millions = report["encoder_parameters"] / 1e6
     has_more = report["encoder_parameters"] < report["parameters"]
     facts = PretrainedFacts(
         name=model_name(trainer),
         architecture=f"{type(trainer.model).__name__} ({'encoder of ' * has_more}{millions:.3g} M parameters)",
-        dataset=dataset,
+        dataset=dataset_name(run.arguments.data.dataset),
         images=report["images"]["train"],
         skipped=len(report["skipped_images"]),
         metrics=report["metrics"],
         figures=figures,
-        command=call,
+        command=run.arguments.call,
         training=training_sentence(trainer, report, trainer.args.total_batch_size),
         kind=kind,
     )
