@@ -86,21 +86,23 @@ def class_names(feature: object) -> list[str] | None:
     return feature.names if isinstance(feature, ClassLabel) else None
 
 
-def refuse_other_classes(parts: Mapping[str, Dataset | IterableDataset], source: str) -> None:
+def refuse_other_classes(
+    features: Mapping[str, Mapping[str, object]], source: str, used: Sequence[str] | None = None
+) -> None:
     """Refuses splits or files that number their classes differently, as numbers would then name other classes.
+
+    Args:
+        features: The features of each split or file.
+        source: Name of the data set, for errors.
+        used: The columns that are read; default all.
 
     Raises:
         ValueError: Naming the column and the two parts.
     """
-    refuse_other_names({part: data.features or {} for part, data in parts.items()}, source)
-
-
-def refuse_other_names(features: Mapping[str, Mapping[str, object]], source: str) -> None:
-    """As `refuse_other_classes`, of the features of each part."""
     first: dict[str, tuple[str, list[str]]] = {}
     for part, columns in features.items():
         for column, feature in columns.items():
-            if (names := class_names(feature)) is None:
+            if (used is not None and column not in used) or (names := class_names(feature)) is None:
                 continue
             other, known = first.setdefault(column, (part, names))
             if names != known:
@@ -114,6 +116,9 @@ def flat(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """Flattens nested columns, but not images given as bytes and path."""
     while nested := [name for name, feature in (data.features or {}).items() if is_nested(feature)]:
         if isinstance(data, Dataset):
+            for name, feature in data.features.items():  # of structures, `flatten` leaves decodable images alone
+                if isinstance(feature, datasets.Image) or is_image(feature):
+                    data = data.cast_column(name, datasets.Image())
             return data.flatten()
         features = dict(data.features)
         parts = {name: features.pop(name) for name in nested}
@@ -124,7 +129,12 @@ def flat(data: Dataset | IterableDataset) -> Dataset | IterableDataset:
 
 def is_nested(feature: object) -> bool:
     """Whether a column holds structures other than images."""
-    return isinstance(feature, dict) and "bytes" not in feature
+    return isinstance(feature, dict) and not is_image(feature)
+
+
+def is_image(feature: object) -> bool:
+    """Whether a column holds structures of an image's bytes, and perhaps its path."""
+    return isinstance(feature, dict) and "bytes" in feature and not is_number(feature["bytes"])
 
 
 @dataclass(frozen=True)

@@ -231,14 +231,15 @@ def rows_by_column(folder: Folder, described: Described, source: str) -> dict[st
     """Rows by the split that a column names; without a name they are training images.
 
     Raises:
-        ValueError: If the folder of an image names another split.
+        ValueError: If images lie in the folders of several splits, and one in that of another than its row says.
     """
     rows: dict[str, list[tuple[str, Any]]] = {split: [] for split in SPLIT_NAMES}
+    above = {name: found for name, _ in described.rows for part in parts_of(name)[:-1] if (found := split_of(part))}
+    in_folders = len(set(above.values())) > 1
     for name, value in described.rows:
         split = described.splits.get(name, "train")
-        above = next((found for part in parts_of(name)[:-1] if (found := split_of(part))), split)
-        if above != split and split != OUTSIDE:
-            raise ValueError(f"--dataset {source}: {name} lies in the {above} split but its row says {split}")
+        if in_folders and split not in (above.get(name, split), OUTSIDE):
+            raise ValueError(f"--dataset {source}: {name} lies in the {above[name]} split but its row says {split}")
         rows.setdefault(split, []).append((name, value))
     folder.listing.ignore(OUTSIDE, sorted({name for name, _ in rows.pop(OUTSIDE, [])}))
     return {split: found for split, found in rows.items() if found or split == "train"}

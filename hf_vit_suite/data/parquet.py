@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Value
 
-from .columns import IMAGE_COLUMNS, refuse_other_names
+from .columns import IMAGE_COLUMNS, refuse_other_classes
 
 
 def read_schema(path: str) -> pa.Schema:
@@ -49,7 +49,7 @@ def common_features(splits: Mapping[str, Sequence[str]], source: str) -> Feature
     paths = [path for files in splits.values() for path in files]
     schemas = [read_schema(path) for path in paths]
     declared = [Features.from_arrow_schema(schema) if has_features(schema) else {} for schema in schemas]
-    refuse_other_names(dict(zip(paths, declared, strict=True)), source)
+    refuse_other_classes(dict(zip(paths, declared, strict=True)), source)
     try:
         plain = [pa.schema([pa.field(field.name, plain_type(field.type)) for field in schema]) for schema in schemas]
         unified = pa.unify_schemas(plain, promote_options="permissive")

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from .columns import column_names, find_column, flat, refuse_other_classes, several_columns
+from .columns import class_names, column_names, find_column, flat, refuse_other_classes, several_columns
 from .image_values import encoded_images
 from .layout import OUTSIDE, SPLIT_NAMES, SPLIT_OF_NAME, split_of
 from .request import Opened, Request
@@ -47,15 +47,16 @@ def from_columns(
         several = several_columns(column_names(train), request.value_column)
     if request.needs is not None and several is None:
         wanted[request.kind] = find_column(train, request.value_column, request.kind, request.source)
-    refuse_other_classes(splits, request.source)
+    used = [*wanted.values(), *(several or [])]
+    refuse_other_classes({split: data.features or {} for split, data in splits.items()}, request.source, used)
     opened = {}
     for split, data in splits.items():
-        if missing := sorted({*wanted.values(), *(several or [])} - set(column_names(data))):
+        if missing := sorted(set(used) - set(column_names(data))):
             raise ValueError(
                 f"--dataset {request.source}: the {split} split has no column {missing[0]}: leave the split out by "
                 f"--split_names, or name the columns that all splits have"
             )
-        data = data.select_columns([*wanted.values(), *(several or [])])
+        data = data.select_columns(used)
         if several:
             data = data.map(lambda *values: {"label": list(values)}, input_columns=several, remove_columns=several)
         renames = {old: new for new, old in wanted.items() if old != new}
@@ -128,7 +129,9 @@ def by_column(data: Dataset | IterableDataset, request: Request) -> dict[str, Da
             f"--dataset {request.source}: the column {column} parts the rows in splits, which --streaming can't read: "
             "leave it out, or write a file for each split"
         )
-    found = splits_of_values(column, data[column][:], replace(request, split_names={}), request.source)
+    names, values = class_names(data.features[column]), data[column][:]
+    values = [names[value] if value is not None else None for value in values] if names else values
+    found = splits_of_values(column, values, replace(request, split_names={}), request.source)
     rows = {split: [row for row, name in enumerate(found) if name == split] for split in SPLIT_NAMES}
     return {split: data.select(numbers) for split, numbers in rows.items() if numbers} or {"train": data}
 
@@ -146,6 +149,8 @@ def splits_of_values(column: str, values: Sequence[Any], request: Request, where
     Raises:
         ValueError: If some values name splits and others do not, or none is for training.
     """
+    if any(isinstance(value, list | dict) for value in values):
+        return []
     split_by_value = {value: split_of_value(column, value, request.split_names) for value in set(values)}
     named = set(split_by_value.values()) - {None}
     if len(named) < 2:

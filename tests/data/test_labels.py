@@ -278,6 +278,29 @@ def test_a_column_of_splits_is_kept_to(tmp_path: Path, column: str, values: list
     assert {decode_image(row["image"]).getpixel((0, 0))[0] for row in data.splits[split]} == {16, 17, 18, 19}
 
 
+def test_a_column_of_splits_may_be_one_of_classes():
+    feature = ClassLabel(names=["train", "test"])
+    rows = dataset(["a", "b"] * 10).add_column("split", [0] * 14 + [1] * 6, feature=feature)
+    assert len(load_image_dataset(rows).splits["test"]) == 6
+
+
+def test_rows_of_one_folder_are_parted_by_their_column(tmp_path: Path):
+    table(tmp_path, ["a", "b"] * 10, split=["train"] * 16 + ["val"] * 4)
+    (tmp_path / "train").mkdir()
+    for path in tmp_path.glob("*.png"):
+        path.rename(tmp_path / "train" / path.name)
+    (tmp_path / "metadata.csv").rename(tmp_path / "train" / "metadata.csv")
+    assert len(load_image_dataset(str(tmp_path)).splits["validation"]) == 4
+
+
+def test_a_row_that_contradicts_its_folder_is_refused(tmp_path: Path):
+    for folder in ("train", "test"):
+        (tmp_path / folder).mkdir()
+        table(tmp_path / folder, ["a", "b"] * 10, split=["train"] * 18 + ["test"] * 2)
+    with pytest.raises(ValueError, match=r"test/0.png lies in the test split but its row says train"):
+        load_image_dataset(str(tmp_path))
+
+
 def test_a_column_of_sets_that_are_no_splits_means_nothing(tmp_path: Path):
     data = load_image_dataset(str(table(tmp_path, ["a", "b"] * 10, set=["toys", "cars"] * 10)))
     assert sum(map(len, data.splits.values())) == 20

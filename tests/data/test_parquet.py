@@ -294,12 +294,14 @@ def test_files_of_splits_that_pretraining_does_not_read_are_named(tmp_path: Path
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("chosen", [None, "meta.kind.name"])
-def test_nested_columns_have_names_with_dots(tmp_path: Path, streaming: bool, chosen: str | None):
+@pytest.mark.parametrize("form", ["bytes", "bytes and path", "bytes alone", "lists of one"])
+def test_nested_columns_have_names_with_dots(tmp_path: Path, streaming: bool, chosen: str | None, form: str):
     nested = [{"kind": {"name": f"{label} {number}"}, "id": number} for number, label in enumerate(LABELS)]
-    pq.write_table(pa.table({"image": BYTES, "text": LABELS, "meta": nested}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": IMAGES[form], "text": LABELS, "meta": nested}), tmp_path / "a.parquet")
     data = load_captioned_images(str(tmp_path), text_column=chosen, streaming=streaming)
     expected = [f"{label} {number}" if chosen else label for number, label in enumerate(LABELS)]
     assert [row["text"] for row in data.rows] == [[text] for text in expected]
+    assert numbers(data.rows) == list(range(NUMBER))
 
 
 @pytest.mark.parametrize("kind", [ClassLabel, lambda names: datasets.List(ClassLabel(names=names))])
