@@ -16,7 +16,7 @@ from .image_values import named_files
 from .layout import SPLIT_OF_NAME, SPLIT_WORD, ambiguous, ignore_unread
 from .listing import Listing
 from .metadata import metadata_files
-from .parquet import common_features, holds_images
+from .parquet import common_features, holds_images, number_of_rows
 from .reading import joined
 from .request import Opened, Request, cause_of
 from .shards import shard_rows, value_column
@@ -116,7 +116,8 @@ def open_parquet(listing: Listing, request: Request) -> Opened:
     ] or [name for name in listing.parquet if name not in metadata]
     if not names:
         raise ValueError(f"--dataset {request.source}: there is no parquet file")
-    groups = by_split_name(names, request)
+    empty = [name for name in names if not number_of_rows(listing.path(name))]  # Spark writes such parts
+    groups = by_split_name([name for name in names if name not in empty] or names, request)
     splits = {split: [listing.path(name) for name in found] for split, found in groups.items()}
     features = common_features(splits, request.source)
     loaded = open_with_builder("parquet", request, splits, features=features)
@@ -126,7 +127,8 @@ def open_parquet(listing: Listing, request: Request) -> Opened:
     }
     opened = from_columns(loaded, replace(request, split_names={}), "parquet files", folders)
     opened.files = groups
-    ignore_unread(listing, read=files_of(groups))
+    ignore_unread(listing, read=files_of(groups).union(empty))
+    listing.ignore("without rows", empty)
     ignore_other_images(listing, opened)
     return opened
 

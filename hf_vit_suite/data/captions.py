@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .columns import UNDECODED
 from .decoding import decode_image, file_bytes
+from .labels import written_list
 from .layout import counted
 from .loading import (
     IsReadable,
@@ -129,21 +130,24 @@ def gather_captions(rows: Dataset) -> Dataset:
 def clean_captions(text: str | bytes | Sequence[str | bytes] | None) -> dict[str, list[str]]:
     """Converts a row's caption value to a list of stripped, non-empty captions.
 
+    A text that is a list of strings as JSON or Python write it, such as Flickr30k's tables hold, is these captions.
+
     Raises:
         ValueError: If it is no text, or bytes in another encoding than UTF-8.
     """
-    captions = text if isinstance(text, list | tuple) else [text]
-    stripped = (written_caption(caption).strip() for caption in captions if caption is not None)
-    return {"text": [caption for caption in stripped if caption]}
+    values = text if isinstance(text, list | tuple) else [text]
+    captions = (caption for value in values if value is not None for caption in written_captions(value))
+    return {"text": [stripped for caption in captions if (stripped := caption.strip())]}
 
 
-def written_caption(caption: Any) -> str:
-    """A caption as text; numbers as they are written."""
-    if isinstance(caption, bytes):
-        return decode_text(caption, "a caption")
-    if isinstance(caption, str | int | float):
-        return str(caption)
-    raise ValueError(f"expected texts as captions, got {caption!r}: name another --text_column")
+def written_captions(value: Any) -> list[str]:
+    """The captions of one value: numbers as they are written, lists in texts as lists."""
+    if isinstance(value, bytes):
+        value = decode_text(value, "a caption")
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"expected texts as captions, got {value!r}: name another --text_column")
+    found = written_list(str(value)) or []
+    return found if found and all(isinstance(part, str) for part in found) else [str(value)]
 
 
 def drop_bare(rows: Dataset, undescribed: list[str], strict: bool, source: str) -> tuple[Dataset, list[str]]:

@@ -124,8 +124,8 @@ def list_parser(values: list, problem_type: str | None, source: str) -> Callable
         return lambda value: plain(written_list(value)) if isinstance(value, str) else value
     if problem_type != SINGLE and (doubtful := looks_like_a_list(texts, lists)):
         raise ValueError(
-            f"--dataset {source}: the label {doubtful} looks like a list but can't be read as one: write lists as "
-            f'["a", "b"] everywhere, or give --problem_type {SINGLE} to take each text as a class'
+            f"--dataset {source}: the label {doubtful} can't be read as a list, though its brackets or other labels "
+            f'suggest lists: write ["a", "b"] everywhere, or give --problem_type {SINGLE} to take each text as a class'
         )
     if problem_type != MULTI:
         return lambda value: value
@@ -148,7 +148,7 @@ def looks_like_a_list(texts: list[str], lists: list[list | None]) -> str | None:
 
 def written_list(text: str) -> list | None:
     """The list that a text writes, as JSON, Python or NumPy do; None if it writes none."""
-    if (text[0], text[-1]) not in (("[", "]"), ("(", ")"), ("{", "}")):
+    if (text[:1], text[-1:]) not in (("[", "]"), ("(", ")"), ("{", "}")):
         return None
     try:
         found = json.loads(text)
@@ -173,7 +173,8 @@ def find_problem_type(values: list, source: str) -> str:
     if values and all(isinstance(value, list) and len(value) == 1 for value in values):
         values = [value[0] for value in values]
     if any(isinstance(value, list) for value in values):
-        if any(is_decimal(part) for value in values if isinstance(value, list) for part in value):
+        lists = [as_list(value) for value in values]
+        if not are_multi_hot(lists) and any(is_decimal(part) for value in lists for part in value):
             raise two_meanings(source, "lists of decimal numbers", MULTI)
         return MULTI
     if any(is_decimal(value) for value in values) and all(is_numeric(value) for value in values):
@@ -290,7 +291,7 @@ def as_list(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def are_multi_hot(lists: list[list], names: list[str] | None) -> bool:
+def are_multi_hot(lists: list[list], names: list[str] | None = None) -> bool:
     """Whether lists say for every class whether it is there: all are as long, and hold zeros and ones alone.
 
     Args:

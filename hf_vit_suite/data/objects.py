@@ -125,11 +125,17 @@ def item_rows(data: torch.utils.data.Dataset) -> Iterator[dict]:
 
 
 def kind_of(label: Any) -> str:
-    """What a label is, in words."""
+    """What a label is, in words.
+
+    Raises:
+        ValueError: If it is a whole number that a float does not hold.
+    """
     if label is None:
         return "no label"
     if isinstance(label, list):
         return "a list of texts" if is_text(label) else "a list of numbers"
+    if isinstance(label, int) and abs(label) > 2**53:
+        raise ValueError(f"the label {label} is too large: number the classes from 0")
     return "a text" if is_text(label) else "a number"
 
 

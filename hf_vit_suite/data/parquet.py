@@ -10,13 +10,23 @@ from .columns import IMAGE_COLUMNS, refuse_other_classes
 
 
 def read_schema(path: str) -> pa.Schema:
-    """The schema of a parquet file.
+    """The schema of a parquet file; as `read_metadata`."""
+    return read_metadata(path).schema.to_arrow_schema()
+
+
+def number_of_rows(path: str) -> int:
+    """The number of rows of a parquet file; as `read_metadata`."""
+    return read_metadata(path).num_rows
+
+
+def read_metadata(path: str) -> pq.FileMetaData:
+    """What a parquet file says of itself.
 
     Raises:
         ValueError: If the file can't be read.
     """
     try:
-        return pq.read_schema(path)
+        return pq.read_metadata(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} can't be read: {' '.join(str(error).split())}") from error
 

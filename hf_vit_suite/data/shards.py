@@ -130,11 +130,18 @@ def value_column(shards: Sequence[str], given: str | None, kind: str, source: st
         ValueError: If there is none.
     """
     seen: dict[str, bool] = {}
+    others: set[str] = set()
     for number, sample in enumerate(samples(shards[0])):
         if number == SAMPLES_LOOKED_AT:
             break
         for name, value in values(sample).items():
             seen[name] = seen.get(name, False) or isinstance(value, list)
+        others.update(sample.fields)
+    if not seen:
+        raise ValueError(
+            f"--dataset {source}: no sample has a {kind} in .cls, .txt, .json or the like; the suffixes, from the first "
+            f"dot of a name on, are {', '.join(sorted(others)[:5])}"
+        )
     column = find_name(list(seen), given, kind, source)
     return column, seen[column]
 

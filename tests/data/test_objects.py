@@ -182,6 +182,7 @@ def test_lists_of_a_data_set_with_classes_have_their_names(labels: list):
         ([0, 1.5] * 6, ["a", "b"], "item 1 of the data set has the label 1.5, but the data set has classes"),
         ([0, "b"] * 6, None, "item 1 of the data set has a text where the first has a number"),
         ([0, [1]] * 6, None, "item 1 of the data set has a list of numbers where the first has a number"),
+        ([0, 2**60] * 6, None, "is too large: number the classes from 0"),
         ([0, None] * 6, None, "item 1 of the data set has no label where the first has a number"),
     ],
 )

@@ -341,3 +341,12 @@ def test_a_split_without_the_labels_is_one_line(tmp_path: Path):
     )
     with pytest.raises(ValueError, match="the test split has no column label: leave the split out by --split_names"):
         load_image_dataset(rows)
+
+
+def test_a_file_without_rows_is_named(tmp_path: Path):
+    split_files(tmp_path, "part-0.parquet", "part-1.parquet", "part-2.parquet")
+    table = pq.read_table(tmp_path / "part-1.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "part-1.parquet")
+    data = load_image_dataset(str(tmp_path), validation_fraction=0.3)
+    assert sum(map(len, data.splits.values())) == 8
+    assert data.reading.ignored == {"without rows": ["part-1.parquet"]}

@@ -246,3 +246,9 @@ def test_a_list_after_the_first_samples_is_refused(tmp_path: Path):
     write_shard(tmp_path / "a.tar", samples)
     with pytest.raises(ValueError, match=r"0204 has a list in json.text where the first samples have one value"):
         load_captioned_images(str(tmp_path))
+
+
+def test_names_with_dots_are_explained(tmp_path: Path):
+    write_shard(tmp_path / "a.tar", {"v1.000.png": picture(0, "png"), "v1.000.cls": "1"})
+    with pytest.raises(ValueError, match=r"from the first dot of a name on, are 000.cls, 000.png"):
+        load_image_dataset(str(tmp_path))

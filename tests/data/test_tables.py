@@ -294,6 +294,13 @@ def test_a_second_table_of_the_same_rows_adds_no_caption(tmp_path: Path):
     assert captions(tmp_path) == [["a"], ["b", "another b"]]
 
 
+def test_lists_of_captions_are_read_as_json_and_python_write_them(tmp_path: Path):
+    save_pictures(tmp_path, [f"{number}.png" for number in range(4)])
+    rows = [("0.png", '["a dog", "it\'s one"]'), ("1.png", "['b', \"c\"]"), ("2.png", "[music]"), ("3.png", "[1, 2]")]
+    (tmp_path / "metadata.csv").write_text(written(rows))
+    assert captions(tmp_path) == [["a dog", "it's one"], ["b", "c"], ["[music]"], ["[1, 2]"]]
+
+
 def test_a_table_beside_the_folder_of_images_is_read(tmp_path: Path):
     save_pictures(tmp_path / "images", ["0.png", "1.png"])
     (tmp_path / "csv").mkdir()
