@@ -21,7 +21,7 @@ demo: $(VENV)/demo ## Set up, fine-tune a ViT on real digits, reopen it through 
 	$(VENV)/bin/hf-vit-suite explain $(OUTPUT) docs/images/digit.png --out $(OUTPUT)/explained.png
 
 test: $(VENV)/test ## Set up and run the tests
-	$(VENV)/bin/python -m pytest -q -n 2
+	$(VENV)/bin/python -m pytest -q -n 2 --durations 40
 
 conventions: $(VENV)/test ## Run transformers' own common tests on every model class
 	$(VENV)/bin/python tests/conventions/download.py $(VENV)/conventions

@@ -139,7 +139,7 @@ def value_column(shards: Sequence[str], given: str | None, kind: str, source: st
         others.update(sample.fields)
     if not seen:
         raise ValueError(
-            f"--dataset {source}: no sample has a {kind} in .cls, .txt, .json or the like; the suffixes, from the first "
+            f"--dataset {source}: no sample has a {kind} in .cls, .txt, .json or such; the suffixes, from the first "
             f"dot of a name on, are {', '.join(sorted(others)[:5])}"
         )
     column = find_name(list(seen), given, kind, source)
