@@ -146,8 +146,9 @@ def written_captions(value: Any) -> list[str]:
         value = decode_text(value, "a caption")
     if not isinstance(value, str | int | float):
         raise ValueError(f"expected texts as captions, got {value!r}: name another --text_column")
-    found = written_list(str(value)) or []
-    return found if found and all(isinstance(part, str) for part in found) else [str(value)]
+    text = str(value).strip()
+    found = written_list(text) if text[:1] == "[" else None
+    return found if found and all(isinstance(part, str) for part in found) else [text]
 
 
 def drop_bare(rows: Dataset, undescribed: list[str], strict: bool, source: str) -> tuple[Dataset, list[str]]:

@@ -152,7 +152,7 @@ def written_list(text: str) -> list | None:
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # NumPy parts by blanks; Python would join the strings 'a' 'b' to one.
         parts = NUMPY_LIST.fullmatch(text)
         try:

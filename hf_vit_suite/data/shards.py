@@ -49,12 +49,14 @@ def samples(shard: str) -> Iterator[Sample]:
                     if sample is not None:
                         yield sample
                     sample = Sample(key, {}, {})
+                if (content := archive.extractfile(member)) is None:  # a link to a folder
+                    continue
                 suffix = suffix.lower()
                 if suffix in sample.fields:
                     raise ValueError(
                         f"{sample.names[suffix]} and {member.name} are of one sample and suffix: remove one"
                     )
-                sample.fields[suffix] = archive.extractfile(member).read()
+                sample.fields[suffix] = content.read()
                 sample.names[suffix] = f"{shard}/{member.name}"
             refuse_cut(archive, shard)
     except (tarfile.TarError, OSError, EOFError, KeyError) as error:
