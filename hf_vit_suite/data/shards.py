@@ -42,15 +42,14 @@ def samples(shard: str) -> Iterator[Sample]:
             for member in archive:
                 folder, _, file = member.name.rpartition("/")
                 stem, _, suffix = file.partition(".")
-                if not (member.isfile() or member.islnk() or member.issym()) or not stem:
+                content = archive.extractfile(member) if stem else None
+                if content is None:  # a folder, or a link to one
                     continue
                 key = f"{folder}/{stem}" if folder else stem
                 if sample is None or sample.key != key:
                     if sample is not None:
                         yield sample
                     sample = Sample(key, {}, {})
-                if (content := archive.extractfile(member)) is None:  # a link to a folder
-                    continue
                 suffix = suffix.lower()
                 if suffix in sample.fields:
                     raise ValueError(

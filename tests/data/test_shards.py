@@ -204,7 +204,7 @@ def test_links_and_images_without_a_suffix_are_read(tmp_path: Path, streaming: b
             member.type, member.linkname = kind, target
             archive.addfile(member)
         add(archive, "bare", picture(5, "png"))
-    data = load_unlabelled_images(str(tmp_path), streaming=streaming)
+    data = load_unlabelled_images(str(tmp_path), streaming=streaming, strict_images=True)
     assert [grey(row) for row in data.rows] == [0, 1, 2, 3, 2, 2, 5]
 
 
