@@ -30,6 +30,7 @@ _EXPORTS = {
     "SuiteViTConfig": "models.configuration_vit",
     "SuiteViTForImageClassification": "models.modeling_vit",
     "SuiteViTModel": "models.modeling_vit",
+    "check": "data.checking",
     "evaluate": "evaluation.evaluate",
     "finetune": "training.recipe",
     "list_presets": "models.presets",

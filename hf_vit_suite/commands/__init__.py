@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "models": "list the architectures",
+    "check": "look at a data set: what can't be read, copies, sizes, images of each class",
     "predict": "classify images",
     "explain": "draw what a model attends to",
     "finetune": "fine-tune an image classifier",

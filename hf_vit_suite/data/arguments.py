@@ -8,8 +8,8 @@ from .layout import Layout
 
 
 @dataclass
-class SourceArguments:
-    """How a source of images is read."""
+class LayoutArguments:
+    """What a source of images is, where that is not clear."""
 
     image_column: str | None = field(
         default=None,
@@ -29,6 +29,12 @@ class SourceArguments:
     max_image_pixels: int | None = field(
         default=None, metadata={"help": "pixels above which an image is unreadable; default Pillow's, 89 million"}
     )
+
+
+@dataclass
+class SourceArguments(LayoutArguments):
+    """How a source of images is read."""
+
     strict_images: bool = field(
         default=False,
         metadata={"help": "stop at images that are unreadable or have no label or caption, else skip them"},
