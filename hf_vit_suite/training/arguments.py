@@ -51,9 +51,17 @@ class SuiteTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "pin batches in memory; default with a GPU"}
     )
+    dataloader_persistent_workers: bool | None = field(
+        default=None, metadata={"help": "keep these processes from epoch to epoch; default where there are any"}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "must stay False: images become pixel_values when they are read"}
     )
+
+    def __post_init__(self):
+        if self.dataloader_persistent_workers is None:
+            self.dataloader_persistent_workers = self.dataloader_num_workers > 0
+        super().__post_init__()
 
     @property
     def total_batch_size(self) -> int:

@@ -79,6 +79,11 @@ def training_rows(
     return AugmentedStream(rows, transform, seed)
 
 
+def loader_generator(arguments: TrainingArguments) -> torch.Generator:
+    """The random numbers of a loader itself, apart from those of rows, which have seeds of their own, and training."""
+    return torch.Generator().manual_seed(arguments.seed % 2**63)
+
+
 class SuiteTrainer(Trainer):
     """Base Trainer of the recipes."""
 
@@ -131,16 +136,23 @@ class SuiteTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
             multiprocessing_context=self.args.dataloader_multiprocessing_context,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            generator=loader_generator(self.args),
         )
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
-        """transformers' own, but evaluation measures every image whatever `dataloader_drop_last` is."""
+        """transformers' own, but evaluation measures every image whatever `dataloader_drop_last` is.
+
+        The loader draws the seeds of its workers from a generator of its own. From torch's it would draw once an
+        epoch, or once with persistent workers: dropout would depend on the workers, on evaluation and on resuming.
+        """
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
+        getattr(loader, "base_dataloader", loader).generator = loader_generator(self.args)
+        return loader
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return sorted(decayed_parameter_names(model, self.decays_tokens))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from references_of_training import (
     TINY_PRESET,
+    assert_moved_alike,
     assert_one_line_error,
     losses,
     make_colours,
@@ -22,14 +23,15 @@ from hf_vit_suite.training.trainer import AugmentationEpoch, training_rows
 
 SMALL = "hidden_size=32,num_hidden_layers=2,num_attention_heads=2,intermediate_size=64,image_size=16,patch_size=8"
 RECIPES = {
-    "finetune": ("finetune", *TINY_PRESET, "--load_best_model_at_end", "False", "--eval_strategy", "no"),
+    # Evaluation draws no number of the training either.
+    "finetune": ("finetune", *TINY_PRESET, "--drop_path_rate", "0.3", "--eval_strategy", "epoch"),
     "mae": (
         "pretrain", "mae", "--config_overrides",
         f"{SMALL},decoder_hidden_size=16,decoder_num_hidden_layers=1,decoder_num_attention_heads=2,"
         "decoder_intermediate_size=32",
     ),
     "dino": (
-        "pretrain", "dino", "--local_crops", "2", "--drop_path_rate", "0", "--config_overrides",
+        "pretrain", "dino", "--local_crops", "2", "--drop_path_rate", "0.3", "--config_overrides",
         f"{SMALL},head_hidden_size=32,head_bottleneck_size=16,num_prototypes=64",
     ),
     "clip": (
@@ -46,16 +48,28 @@ QUICK = ("--per_device_train_batch_size", "8", "--logging_steps", "1", "--report
 def test_persistent_workers_train_as_one_process_does(run_command, tmp_path: Path, recipe: str):
     colours = make_colours(tmp_path / "colours", images_a_class=8)
     found = []
-    # Without stochastic depth: a loader with persistent workers draws from the training's random state only once.
     for name, workers in (
-        ("alone", ()),
-        ("workers", ("--dataloader_num_workers", "2", "--dataloader_persistent_workers", "True")),
+        ("alone", ("--eval_strategy", "no", "--load_best_model_at_end", "False") if recipe == "finetune" else ()),
+        ("workers", ("--dataloader_num_workers", "2")),
     ):
         run_command(*RECIPES[recipe], "--dataset", str(colours), "--output_dir", str(tmp_path / name), *QUICK,
                     "--num_train_epochs", "3", "--save_strategy", "epoch", *workers)  # fmt: skip
         found.append(losses(tmp_path / name))
     assert len(found[0]) >= 6
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_resumed_run_with_persistent_workers_and_dropout_goes_on_as_the_unbroken_one(run_command, tmp_path: Path):
+    colours = make_colours(tmp_path / "colours", images_a_class=8)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    command = (*RECIPES["finetune"], "--dataset", str(colours), *QUICK, "--num_train_epochs", "3",
+               "--save_total_limit", "9", "--dataloader_num_workers", "2")  # fmt: skip
+    run_command(*command, "--output_dir", str(whole))
+    first = min(whole.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    shutil.copytree(first, resumed / first.name)
+    run_command(*command, "--output_dir", str(resumed), "--resume_from_checkpoint", "last")
+    assert losses(resumed) == pytest.approx(losses(whole), rel=1e-5)
+    assert_moved_alike(weights(resumed), weights(whole), start=weights(first))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
