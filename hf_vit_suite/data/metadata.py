@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .columns import USUAL, find_name, several_columns
@@ -77,7 +78,8 @@ def parquet_table(path: str) -> Table:
         table = pq.read_table(path)
     except Exception as error:  # pyarrow raises many types
         raise ValueError(f"{path} can't be read: {' '.join(str(error).split())}") from error
-    table = table.flatten()
+    while any(pa.types.is_struct(column.type) for column in table.schema):
+        table = table.flatten()
     rows = [{name: written(value) for name, value in row.items()} for row in table.to_pylist()]
     return Table(path, table.column_names, rows)
 
