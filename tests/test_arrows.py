@@ -25,7 +25,7 @@ ALLOWED = {
     },
     "conversion": {"__init__", "inference", "models", "output", "config_overrides"},
     "commands": {
-        "training", "evaluation", "explain", "inference", "conversion", "models", "options", "output",
+        "training", "evaluation", "explain", "inference", "data", "conversion", "models", "options", "output",
         "config_overrides", "names",
     },
     "cli": {"commands", "names", "version"},

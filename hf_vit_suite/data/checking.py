@@ -13,7 +13,6 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..options import choose
 from .captions import clean_captions
 from .columns import class_names
 from .decoding import file_bytes, image_name, is_empty, open_image
@@ -110,10 +109,11 @@ def check(
         `across_splits` and `other_labels` would spoil a measurement.
 
     Raises:
-        ValueError: If the source can't be read or can be read in several ways.
+        ValueError: If the source can't be read or can be read in several ways, or no annotations have that name.
         FileNotFoundError: If a path does not exist.
     """
-    choose(annotations, get_args(Annotations), "kind of annotations")
+    if annotations not in get_args(Annotations):
+        raise ValueError(f"annotations must be one of {', '.join(get_args(Annotations))}, got {annotations!r}")
     needs = None if annotations == "none" else annotations
     column = {"labels": label_column, "captions": text_column, "none": None}[annotations]
     name = dataset_name(dataset)
