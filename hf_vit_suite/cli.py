@@ -55,7 +55,10 @@ def leave_process_group() -> None:
 
 def one_line(error: Exception) -> str:
     """What went wrong as one line; names the kind of error if it is not the user's."""
-    text = visible(" ".join(str(error).split())) or "no message"
+    text = str(error)
+    if text.startswith("Caught ") and "Original Traceback" in text:  # a DataLoader's report of its worker's error
+        text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    text = visible(" ".join(text.split())) or "no message"
     if isinstance(error, ValueError | OSError):
         return text
     return f"{type(error).__name__}: {text} (run `hf-vit-suite --debug ...` for the traceback)"

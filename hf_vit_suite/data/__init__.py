@@ -2,11 +2,9 @@
 
 from .arguments import SourceArguments
 from .augmentation import (
-    AugmentedImages,
     ImageTransform,
     MaskedImageTransform,
     RowTransform,
-    apply_transform,
     evaluation_transform,
     input_size,
     seeded,
@@ -25,6 +23,7 @@ from .decoding import ImageDecodingError, decode_image
 from .loading import LabelledImages, UnlabelledImages, load_image_dataset, load_unlabelled_images, split_off
 from .multi_crop import MultiCropTransform, multi_crop_transform
 from .objects import Source, dataset_name
+from .rows import AugmentedImages, ReadableRows, apply_transform, has_label, warn_of_unreadable
 from .streaming import AugmentedStream
 from .tokenization import train_tokenizer
 
@@ -40,6 +39,7 @@ __all__ = [
     "LabelledImages",
     "MaskedImageTransform",
     "MultiCropTransform",
+    "ReadableRows",
     "RowTransform",
     "Source",
     "SourceArguments",
@@ -51,6 +51,7 @@ __all__ = [
     "dataset_name",
     "decode_image",
     "evaluation_transform",
+    "has_label",
     "input_size",
     "load_captioned_images",
     "load_image_dataset",
@@ -60,4 +61,5 @@ __all__ = [
     "split_off",
     "train_tokenizer",
     "training_transform",
+    "warn_of_unreadable",
 ]

@@ -7,7 +7,6 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
@@ -123,9 +122,12 @@ class ImageTransform:
     columns: ClassVar[tuple[str, ...]] = ("image", "label")
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
-        """`{"image": [...], "label": [...]}` -> `{"pixel_values": [tensor, ...], "labels": [int, ...]}`."""
-        pixel_values = [self.transform(decode_image(image)) for image in rows["image"]]
-        return {"pixel_values": pixel_values, "labels": rows["label"]}
+        """`{"image": [...], "label": [...]}` -> `{"pixel_values": [tensor, ...], "labels": [int, ...]}`.
+
+        Rows without labels give images alone.
+        """
+        made = {"pixel_values": [self.transform(decode_image(image)) for image in rows["image"]]}
+        return made | ({"labels": rows["label"]} if "label" in rows else {})
 
 
 @dataclass(frozen=True)
@@ -148,55 +150,6 @@ class MaskedImageTransform:
         pixel_values = [self.transform(decode_image(image)) for image in rows["image"]]
         patches = [image[0].numel() // self.patch_size**2 for image in pixel_values]
         return {"pixel_values": pixel_values, "noise": [torch.rand(number) for number in patches]}
-
-
-def apply_transform(split: Dataset | IterableDataset, transform: RowTransform) -> Dataset | IterableDataset:
-    """Applies a transform lazily, when rows are read."""
-    if isinstance(split, IterableDataset):
-        return split.map(transform, batched=True, batch_size=16, remove_columns=list(transform.columns))
-    return split.with_transform(transform)
-
-
-class AugmentedImages(torch.utils.data.Dataset):
-    """Training rows whose random augmentation depends only on the seed, the epoch and the row.
-
-    The augmentation is therefore the same for any number of worker processes and in a resumed run. The epoch is stored
-    in shared memory, because persistent workers keep the copy of the rows that they started with.
-
-    The transformers `Trainer` sets the epoch only in some setups (one process, not resumed); pass it
-    `callbacks=[AugmentationEpoch()]` to cover all setups.
-
-    Args:
-        split: Rows with the columns that the transform reads.
-        transform: Transform that decodes and augments.
-        seed: Random seed of the run.
-    """
-
-    def __init__(self, split: Dataset, transform: RowTransform, seed: int):
-        self.rows = split.with_transform(transform)
-        self.seed = seed
-        self.shared_epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ = state
-        self.shared_epoch.share_memory_()  # a copied or unpickled tensor is not in shared memory
-
-    @property
-    def epoch(self) -> int:
-        """Current epoch, counted from 0."""
-        return int(self.shared_epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Selects the augmentations of an epoch, counted from 0; call it between two passes over the rows."""
-        self.shared_epoch.fill_(epoch)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict:
-        """Returns the augmented row: `pixel_values` `[channels, height, width]` and the transform's other outputs."""
-        with seeded(self.seed, self.epoch, index):
-            return self.rows[index]
 
 
 @contextmanager

@@ -14,13 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from .columns import UNDECODED
-from .decoding import decode_image, file_bytes
+from .decoding import decode_image, file_bytes, image_name
 from .labels import written_list
 from .layout import counted
 from .loading import (
-    IsReadable,
     LabelledImages,
-    drop_unreadable,
     parse_split_names,
     refuse_or_name,
 )
@@ -42,14 +40,15 @@ class CaptionedImages:
 
     Args:
         rows: Rows with the columns `image` (undecoded) and `text`, a list of non-empty captions.
-        skipped: `file: reason` for each image that is unreadable or has no caption; empty for streams, which skip
-            while reading.
+        skipped: `file: reason` for each image without a caption; empty for streams, which skip while reading.
         reading: What was understood of the source.
+        strict_images: Whether an unreadable image is an error when it is read, or is skipped.
     """
 
     rows: Dataset | IterableDataset
     skipped: list[str]
     reading: Reading = field(default_factory=Reading)
+    strict_images: bool = False
 
 
 def load_captioned_images(
@@ -76,13 +75,14 @@ def load_captioned_images(
         layout: How a folder is read where that is not clear: `metadata`, `parquet` or `webdataset`.
         split_names: As in `load_image_dataset`.
         streaming: Read rows on demand.
-        strict_images: Raise an error on unreadable images and on images without a caption instead of skipping them.
+        strict_images: Raise an error on images without a caption and, when they are read, on unreadable images,
+            instead of skipping them.
         one_row_an_image: Merge rows of the same image into one row with all its captions; COCO and Flickr30k often
             come with one row per caption. Streams are not merged.
 
     Raises:
-        ValueError: If the source is empty, the split or the columns can't be found, no captioned image is readable,
-            or, with `strict_images`, an image is unreadable or has no caption.
+        ValueError: If the source is empty, the split or the columns can't be found, no image has a caption, or, with
+            `strict_images`, an image has no caption.
         FileNotFoundError: If a path does not exist.
     """
     name = dataset_name(source)
@@ -94,24 +94,22 @@ def load_captioned_images(
     if streaming:
         refuse_or_name(opened.undescribed, "has no caption", strict_images, name)
         reading = describe_reading(name, {split: rows}, opened.layout, opened.ignored)
-        rows = rows.filter(IsReadable(strict_images), input_columns="image")
         rows = rows.map(clean_captions, input_columns="text", features=CAPTIONED)
-        return CaptionedImages(rows.filter(bool, input_columns="text"), [], reading)
+        return CaptionedImages(rows.filter(bool, input_columns="text"), [], reading, strict_images)
     rows = rows.map(clean_captions, input_columns="text", desc="captions").cast(CAPTIONED)
-    readable, skipped = drop_unreadable({split: rows}, strict_images, name)
-    described, bare = drop_bare(readable[split], opened.undescribed, strict_images, name)
+    described, bare = drop_bare(rows, opened.undescribed, strict_images, name)
     if not len(described):
-        raise ValueError(f"--dataset {name} has no readable image with a caption in its {split} split")
+        raise ValueError(f"--dataset {name} has no image with a caption in its {split} split")
     captioned = gather_captions(described) if one_row_an_image else described
     number = counted(sum(map(len, captioned["text"][:])), "caption")
     reading = describe_reading(name, {split: captioned}, opened.layout, opened.ignored, number)
-    return CaptionedImages(captioned, skipped + bare, reading)
+    return CaptionedImages(captioned, bare, reading, strict_images)
 
 
 def gather_captions(rows: Dataset) -> Dataset:
     """Merges rows whose encoded images are byte-identical into one row with all their captions."""
     digests = rows.map(
-        lambda image: {"digest": hashlib.sha256(file_bytes(image)).digest()},
+        lambda image: {"digest": hashlib.sha256(content_or_name(image)).digest()},
         input_columns="image",
         remove_columns=rows.column_names,
         desc="compare images",
@@ -125,6 +123,14 @@ def gather_captions(rows: Dataset) -> Dataset:
     logger.warning("%d rows show %d images: the captions of an image are taken together", len(rows), len(captions))
     images = rows.select(list(captions)).remove_columns("text")
     return images.add_column("text", list(captions.values())).cast(CAPTIONED)
+
+
+def content_or_name(image: Mapping | None) -> bytes:
+    """An image's encoded bytes; the name of one that can't be opened, which is told when it is read."""
+    try:
+        return file_bytes(image or {"path": None})
+    except (OSError, TypeError):
+        return image_name(image).encode()
 
 
 def clean_captions(text: str | bytes | Sequence[str | bytes] | None) -> dict[str, list[str]]:
@@ -176,7 +182,10 @@ def captions_of_labels(
     rows = data.splits[split]
     texts = [captions[label] for label in rows["label"][:]]
     return CaptionedImages(
-        rows.remove_columns("label").add_column("text", texts).cast(CAPTIONED), data.skipped, data.reading
+        rows.remove_columns("label").add_column("text", texts).cast(CAPTIONED),
+        data.skipped,
+        data.reading,
+        data.strict_images,
     )
 
 

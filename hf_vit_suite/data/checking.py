@@ -18,10 +18,11 @@ from .columns import class_names
 from .decoding import file_bytes, image_name, is_empty, open_image
 from .labels import UNLABELLED, as_list, label_values, list_parser
 from .layout import Needs
-from .loading import find_problem, parse_split_names
+from .loading import parse_split_names
 from .objects import Source, dataset_name
 from .reading import describe_reading
 from .request import Request
+from .rows import find_problem
 from .sources import open_source
 
 Annotations = Literal["labels", "captions", "none"]
@@ -71,7 +72,7 @@ class MeasuredImages(torch.utils.data.Dataset):
     def __getitem__(self, number: int) -> Measured:
         image = self.rows[number]["image"]
         name = image_name(image) if (image or {}).get("path") else f"{self.split} row {number}"
-        if problem := find_problem(image)["problem"]:
+        if problem := find_problem(image):
             return Measured(name, problem, is_empty=image is None or is_empty(image))
         with open_image(image) as opened:
             width, height = opened.size

@@ -39,8 +39,7 @@ class Numbered:
 
 
 def number_labels(
-    readable: dict[str, Dataset],
-    complete: dict[str, Dataset],
+    splits: dict[str, Dataset],
     source: str,
     problem_type: str | None,
     columns: list[str] | None = None,
@@ -48,8 +47,7 @@ def number_labels(
     """Numbers the labels alike in every split.
 
     Args:
-        readable: Rows of readable images by split.
-        complete: All rows by split, unreadable images included.
+        splits: Rows by split.
         source: Name of the data set, for errors.
         problem_type: As in transformers' configs; None finds it from the values: lists are several labels.
         columns: Names of the label columns, if there are several.
@@ -57,21 +55,19 @@ def number_labels(
     Raises:
         ValueError: If the labels don't suit the problem, differ between splits, or can be understood in two ways.
     """
-    feature = complete["train"].features["label"]
-    values = {split: label_values(data) for split, data in readable.items()}
-    declared = label_values(complete["train"])
-    parse = list_parser([value for value in declared if value is not None], problem_type, source)
+    feature = splits["train"].features["label"]
+    values = {split: label_values(data) for split, data in splits.items()}
+    parse = list_parser([value for value in values["train"] if value is not None], problem_type, source)
     values = {split: [parse(value) for value in found] for split, found in values.items()}
-    declared = [parse(value) for value in declared]
-    found = [value for value in declared if value is not None]
+    found = [value for value in values["train"] if value is not None]
     problem_type = problem_type or find_problem_type(found, source)
     if problem_type == REGRESSION:
         if isinstance(feature, ClassLabel):  # a class's number says nothing, its name may be a value
             values = {split: [named(feature, value) for value in found] for split, found in values.items()}
-        return number_targets(readable, values, source, columns)
+        return number_targets(splits, values, source, columns)
     if problem_type == MULTI:
-        return number_lists(readable, values, declared, feature, source, columns)
-    return number_classes(readable, values, declared, feature, source)
+        return number_lists(splits, values, feature, source, columns)
+    return number_classes(splits, values, feature, source)
 
 
 def named(feature: ClassLabel, value: int | None) -> str | None:
@@ -212,31 +208,29 @@ def number_of(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def number_classes(
-    readable: dict[str, Dataset], values: dict[str, list], declared: list, feature: Any, source: str
-) -> Numbered:
+def number_classes(splits: dict[str, Dataset], values: dict[str, list], feature: Any, source: str) -> Numbered:
     """One class for each image; see `number_labels`.
 
     Declared classes keep their order; other labels are sorted, numerically if all are whole numbers.
     """
+    declared = values["train"]
     if any(isinstance(value, list) for value in declared):
         if not all(isinstance(value, list) and len(value) == 1 for value in declared):
             raise ValueError(
                 f"--dataset {source}: labels are lists, expected a number or a string for each image, or "
                 f"--problem_type {MULTI}"
             )
-        declared = [value[0] for value in declared]
         values = {split: [value[0] if value else None for value in found] for split, found in values.items()}
         feature = getattr(feature, "feature", feature)
     if isinstance(feature, ClassLabel):
         name_of = dict(enumerate(feature.names))
         values = {split: found for split, found in values.items() if split == "train" or set(found) != {UNLABELLED}}
     else:
-        name_of = {value: str(value) for value in in_order(set(declared) - {None})}
-    check_classes(values, set(declared), name_of, source)
+        name_of = {value: str(value) for value in in_order(set(values["train"]) - {None})}
+    check_classes(values, name_of, source)
     number = {value: index for index, value in enumerate(name_of)}
     labels = {split: [number[value] for value in found] for split, found in values.items()}
-    return Numbered(with_labels(readable, labels, Value("int64")), list(name_of.values()), SINGLE)
+    return Numbered(with_labels(splits, labels, Value("int64")), list(name_of.values()), SINGLE)
 
 
 def in_order(values: set) -> list:
@@ -246,19 +240,18 @@ def in_order(values: set) -> list:
     return sorted(values, key=str)
 
 
-def with_labels(readable: dict[str, Dataset], labels: Mapping[str, list], kind: Any) -> dict[str, Dataset]:
+def with_labels(splits: dict[str, Dataset], labels: Mapping[str, list], kind: Any) -> dict[str, Dataset]:
     """Replaces the label column of each split."""
     features = Features({"image": UNDECODED, "label": kind})
     return {
-        split: readable[split].remove_columns("label").add_column("label", found, feature=kind).cast(features)
+        split: splits[split].remove_columns("label").add_column("label", found, feature=kind).cast(features)
         for split, found in labels.items()
     }
 
 
 def number_lists(
-    readable: dict[str, Dataset],
+    splits: dict[str, Dataset],
     values: dict[str, list],
-    declared: list,
     feature: Any,
     source: str,
     columns: list[str] | None,
@@ -266,13 +259,12 @@ def number_lists(
     """Any number of labels for each image, as multi-hot lists; see `number_labels`."""
     refuse_missing(values, source)
     lists = {split: [as_list(value) for value in found] for split, found in values.items()}
-    every = [as_list(value) for value in declared if value is not None]
     declared_names = class_names(feature)
-    if columns or are_multi_hot(every, declared_names):
-        names = columns or declared_names or [str(number) for number in range(len(every[0]))]
+    if columns or are_multi_hot(lists["train"], declared_names):
+        names = columns or declared_names or [str(number) for number in range(len(lists["train"][0]))]
         labels = {split: [multi_hot(value, names, source) for value in found] for split, found in lists.items()}
     else:
-        found = in_order({part for value in every for part in value})
+        found = in_order({part for value in lists["train"] for part in value})
         name_of = dict(enumerate(declared_names)) if declared_names else {value: str(value) for value in found}
         check_names(lists, set(name_of), source)
         names = list(name_of.values())
@@ -283,7 +275,7 @@ def number_lists(
         }
     if not any(map(any, labels["train"])):
         raise ValueError(f"--dataset {source}: no training image has a label")
-    return Numbered(with_labels(readable, labels, List(Value("float32"))), names, MULTI)
+    return Numbered(with_labels(splits, labels, List(Value("float32"))), names, MULTI)
 
 
 def as_list(value: Any) -> list:
@@ -326,7 +318,7 @@ def one_list(present: set[int], number: int) -> list[float]:
 
 
 def number_targets(
-    readable: dict[str, Dataset], values: dict[str, list], source: str, columns: list[str] | None
+    splits: dict[str, Dataset], values: dict[str, list], source: str, columns: list[str] | None
 ) -> Numbered:
     """Numbers to regress; see `number_labels`."""
     refuse_missing(values, source)
@@ -342,7 +334,7 @@ def number_targets(
                     f"label of the {split} split is {written!r}"
                 )
     names = columns or (["value"] if length == 1 else [f"value_{number}" for number in range(length)])
-    return Numbered(with_labels(readable, targets, List(Value("float32"))), names, REGRESSION)
+    return Numbered(with_labels(splits, targets, List(Value("float32"))), names, REGRESSION)
 
 
 def refuse_missing(values: dict[str, list], source: str) -> None:
@@ -359,16 +351,15 @@ def refuse_missing(values: dict[str, list], source: str) -> None:
 
 
 def no_image(source: str, split: str) -> ValueError:
-    """The error of a split without a readable image."""
-    return ValueError(f"--dataset {source}: the {split} split has no readable image: remove it or repair its files")
+    """The error of a split without an image."""
+    return ValueError(f"--dataset {source}: the {split} split has no image: remove it")
 
 
-def check_classes(labels: dict[str, list], declared: set, name_of: dict, source: str) -> None:
-    """Checks that every image is labelled, every label has a readable training image, and train has 2 or more labels.
+def check_classes(labels: dict[str, list], name_of: dict, source: str) -> None:
+    """Checks that every image is labelled, and that train has 2 or more labels and every other split's.
 
     Args:
-        labels: Labels of the readable images by split.
-        declared: Labels of all training images, including unreadable ones.
+        labels: Labels of the images by split.
         name_of: Names by label.
         source: Name of the data set, for errors.
     """
@@ -379,13 +370,9 @@ def check_classes(labels: dict[str, list], declared: set, name_of: dict, source:
         if bare:
             raise ValueError(f"--dataset {source}: {len(bare)} images of the {split} split have no label: remove them")
     present = set(labels["train"])
-    used = [name for value, name in name_of.items() if value in declared]
+    used = [name for value, name in name_of.items() if value in present]
     if len(used) < 2:
         raise ValueError(f"--dataset {source} has {len(used)} class ({', '.join(used)}), at least 2 are needed")
-    if lost := [name for value, name in name_of.items() if value in declared - present]:
-        raise ValueError(
-            f"--dataset {source}: class {lost[0]} has no readable training image: remove it or repair its files"
-        )
     check_names({split: [[value] for value in values] for split, values in labels.items()}, present, source, name_of)
 
 

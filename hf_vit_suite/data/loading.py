@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from datasets import ClassLabel, Dataset, IterableDataset
 
-from .decoding import ImageDecodingError, decode_image
 from .labels import MULTI, REGRESSION, SINGLE, UNLABELLED, number_labels
 from .layout import SPLIT_NAMES, counted
 from .objects import Source, dataset_name
@@ -29,11 +28,12 @@ class LabelledImages:
     Args:
         splits: "train", "validation" and "test", each with the columns `image` (undecoded) and `label` (int).
         label_names: Label names, indexed by label number.
-        skipped: `file: reason` for each unreadable image; empty for streams, which skip while reading.
+        skipped: `file: reason` for each image that the source leaves without a label.
         source: Name of the data set.
         problem_type: As in transformers' configs: `single_label_classification`, `multi_label_classification` (labels
             are then lists of 0.0 and 1.0, one per label name) or `regression` (lists of numbers, one per label name).
         reading: What was understood of the source.
+        strict_images: Whether an unreadable image is an error when it is read, or is skipped.
     """
 
     splits: dict[str, Dataset | IterableDataset]
@@ -42,6 +42,7 @@ class LabelledImages:
     source: str
     problem_type: str = SINGLE
     reading: Reading = field(default_factory=Reading)
+    strict_images: bool = False
 
 
 def load_image_dataset(
@@ -77,15 +78,15 @@ def load_image_dataset(
         seed: Random seed of the split.
         streaming: Read rows on demand. The source must then declare its label names. Missing splits are selected from
             train by a hash of each image: their sizes only approximate the fractions, and the seed has no effect.
-        strict_images: Raise an error on unreadable images, and on images that a table leaves without a label, instead
-            of skipping them.
+        strict_images: Raise an error on images that a table leaves without a label and, when they are read, on
+            unreadable images, instead of skipping them. No image is decoded here.
 
     Returns:
         The splits. Every class keeps at least one training image; declared but unused label names are kept.
 
     Raises:
         ValueError: If the source is empty or can be read in several ways, columns or labels can't be found or
-            disagree, or, with `strict_images`, an image is unreadable.
+            disagree, or, with `strict_images`, an image has no label.
         FileNotFoundError: If a path does not exist.
     """
     for name, fraction in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
@@ -100,16 +101,15 @@ def load_image_dataset(
     if streaming:
         fractions = {"validation": validation_fraction, "test": test_fraction}
         return stream(opened, name, strict_images, fractions, problem_type)
-    readable, skipped = drop_unreadable(opened.splits, strict_images, name)
-    skipped += refuse_or_name(opened.undescribed, "has no label", strict_images, name)
-    numbered = number_labels(readable, opened.splits, name, problem_type, opened.columns)
+    skipped = refuse_or_name(opened.undescribed, "has no label", strict_images, name)
+    numbered = number_labels(opened.splits, name, problem_type, opened.columns)
     splits = numbered.splits
     what = counted(len(numbered.names), {SINGLE: "class", MULTI: "label", REGRESSION: "target"}[numbered.problem_type])
     reading = describe_reading(name, splits, opened.layout, opened.ignored, what)
     for split, fraction in (("test", test_fraction), ("validation", validation_fraction)):
         if split not in splits:
             splits["train"], splits[split] = split_off(splits["train"], fraction, seed)
-    return LabelledImages(splits, numbered.names, skipped, name, numbered.problem_type, reading)
+    return LabelledImages(splits, numbered.names, skipped, name, numbered.problem_type, reading, strict_images)
 
 
 def parse_split_names(names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
@@ -155,13 +155,15 @@ class UnlabelledImages:
 
     Args:
         rows: Training images in one column `image` (undecoded).
-        skipped: `file: reason` for each unreadable image; empty for streams, which skip while reading.
+        strict_images: Whether an unreadable image is an error when it is read, or is skipped.
         reading: What was understood of the source.
+        skipped: `file: reason` for each image that is left out before training: none, as no image is decoded yet.
     """
 
     rows: Dataset | IterableDataset
-    skipped: list[str]
+    strict_images: bool = False
     reading: Reading = field(default_factory=Reading)
+    skipped: list[str] = field(default_factory=list)
 
 
 def load_unlabelled_images(
@@ -183,55 +185,18 @@ def load_unlabelled_images(
             `idx`.
         split_names: As in `load_image_dataset`; of these train is read.
         streaming: Read rows on demand.
-        strict_images: Raise an error on unreadable images instead of skipping them.
+        strict_images: Raise an error on unreadable images, when they are read, instead of skipping them.
 
     Raises:
-        ValueError: If the source is empty or can be read in several ways, the column can't be found, no image is
-            readable, or, with `strict_images`, an image is unreadable.
+        ValueError: If the source is empty or can be read in several ways, or the column can't be found.
         FileNotFoundError: If a path does not exist.
     """
     name = dataset_name(source)
     request = Request(name, None, streaming, layout, parse_split_names(split_names), image_column)
     opened = open_source(source, request)
     rows = opened.only("train")
-    if streaming:
-        reading = describe_reading(name, rows, opened.layout, opened.ignored)
-        return UnlabelledImages(rows["train"].filter(IsReadable(strict_images), input_columns="image"), [], reading)
-    readable, skipped = drop_unreadable(rows, strict_images, name)
-    if not len(readable["train"]):
-        raise ValueError(f"--dataset {name} has no readable image")
-    reading = describe_reading(name, readable, opened.layout, opened.ignored)
-    return UnlabelledImages(readable["train"], skipped, reading)
-
-
-def find_problem(image: dict | None) -> dict[str, str]:
-    """Returns why an image can't be decoded, or an empty string."""
-    try:
-        decode_image(image)
-    except ImageDecodingError as error:
-        return {"problem": str(error)}
-    return {"problem": ""}
-
-
-def drop_unreadable(splits: dict[str, Dataset], strict: bool, source: str) -> tuple[dict[str, Dataset], list[str]]:
-    """Decodes every image once and drops the unreadable ones."""
-    readable, skipped = {}, []
-    for split, data in splits.items():
-        checked = data.map(
-            find_problem, input_columns="image", remove_columns=data.column_names, desc=f"check {split}"
-        )
-        # datasets caches the result across runs, but a file may be repaired in between: check bad images again.
-        suspects = [row for row, problem in enumerate(checked["problem"][:]) if problem]
-        problems = {row: find_problem(data[row]["image"])["problem"] for row in suspects}
-        skipped += [f"{problem} ({split} row {row})" for row, problem in problems.items() if problem]
-        kept = [row for row in range(len(data)) if not problems.get(row)]
-        readable[split] = data if len(kept) == len(data) else data.select(kept)
-    if skipped:
-        named = "; ".join(skipped[:MOST_NAMED]) + ("; ..." if len(skipped) > MOST_NAMED else "")
-        if strict:
-            raise ValueError(f"--dataset {source}: {len(skipped)} unreadable images: {named}")
-        logger.warning("skipped %d unreadable images: %s", len(skipped), named)
-    return readable, skipped
+    reading = describe_reading(name, rows, opened.layout, opened.ignored)
+    return UnlabelledImages(rows["train"], strict_images, reading)
 
 
 def split_off(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -296,13 +261,8 @@ def stream(
             splits[split] = whole.filter(IsInShare(start, start + fractions[split]), input_columns="image")
             start += fractions[split]
     splits["train"] = whole.filter(IsInShare(start, 1.0), input_columns="image")
-    readable = {
-        split: data.filter(IsLabelled(source, split), input_columns="label").filter(
-            IsReadable(strict), input_columns="image"
-        )
-        for split, data in splits.items()
-    }
-    return LabelledImages(readable, list(feature.names), [], source, SINGLE, reading)
+    labelled = {split: data.filter(IsLabelled(source, split), input_columns="label") for split, data in splits.items()}
+    return LabelledImages(labelled, list(feature.names), [], source, SINGLE, reading, strict)
 
 
 @dataclass(frozen=True)
@@ -326,21 +286,4 @@ class IsLabelled:
     def __call__(self, label: int | None) -> bool:
         if label is None or label == UNLABELLED:
             raise ValueError(f"--dataset {self.source}: an image of the {self.split} split has no label: remove it")
-        return True
-
-
-@dataclass(frozen=True)
-class IsReadable:
-    """Whether a streamed image can be decoded; if not, logs a warning, or raises with `strict`."""
-
-    strict: bool
-
-    def __call__(self, image: dict) -> bool:
-        try:
-            decode_image(image)
-        except ImageDecodingError as error:
-            if self.strict:
-                raise
-            logger.warning("skipped: %s", error)
-            return False
         return True

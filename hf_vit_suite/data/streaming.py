@@ -11,9 +11,12 @@ from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 
 from .augmentation import RowTransform, seeded
+from .rows import SkipUnreadable
 
 # Undecoded rows in the shuffle buffer: rows closer together than this in the source are mixed.
 SHUFFLE_BUFFER = 1000
+# Rows of a pass that a worker reads before it stops because most are unreadable.
+JUDGED_AFTER = 100
 
 
 def image_number(image: Mapping | None) -> int:
@@ -35,7 +38,8 @@ class AugmentedStream(torch.utils.data.IterableDataset):
     on the seed, the pass and the image. Because the stream never ends, no process waits for another that has run out
     of rows, and a resumed run skips to its position in any pass.
 
-    Each DataLoader worker reads a subset of the source's files (or shards).
+    Each DataLoader worker reads a subset of the source's files (or shards). Unreadable rows are left out, with a
+    warning each.
 
     Args:
         rows: Rows with the columns that the transform reads, including `image` (undecoded).
@@ -43,29 +47,44 @@ class AugmentedStream(torch.utils.data.IterableDataset):
         seed: Random seed of the run.
         rank: Index of the part that this process reads.
         world_size: Number of parts.
+        strict: Raise an error on an unreadable image.
     """
 
-    def __init__(self, rows: IterableDataset, transform: RowTransform, seed: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        rows: IterableDataset,
+        transform: RowTransform,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        strict: bool = False,
+    ):
         self.rows = rows
-        self.transform = transform
+        self.reader = SkipUnreadable(transform, strict)
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
 
     def part(self, rank: int, world_size: int) -> "AugmentedStream":
         """Returns the rows of one process in a distributed run; the parts are disjoint."""
-        return AugmentedStream(self.rows, self.transform, self.seed, rank, world_size)
+        return AugmentedStream(self.rows, self.reader.transform, self.seed, rank, world_size, self.reader.strict)
 
     def __iter__(self) -> Iterator[dict]:
         for epoch in count():
-            is_empty = True
+            rows = lost = 0
             for row in self.shuffled(epoch):
-                is_empty = False
+                rows += 1
                 with seeded(self.seed, epoch, image_number(row["image"])):
-                    augmented = self.transform({name: [value] for name, value in row.items()})
-                yield {name: values[0] for name, values in augmented.items()}
-            if is_empty:  # more workers than shards: this worker gets no rows
+                    augmented = self.reader.read(row)
+                if augmented is not None:
+                    yield augmented
+                    continue
+                lost += 1
+                if rows >= JUDGED_AFTER:
+                    refuse_mostly_unreadable(lost, rows)
+            if not rows:  # more workers than shards: this worker gets no rows
                 return
+            refuse_mostly_unreadable(lost, rows)
 
     def shuffled(self, epoch: int) -> IterableDataset:
         """Returns this process's rows in the order of pass `epoch`, counted from 0."""
@@ -73,3 +92,9 @@ class AugmentedStream(torch.utils.data.IterableDataset):
         generator = np.random.default_rng([self.seed % 2**64, epoch])
         shuffled = self.rows.shuffle(generator=generator, buffer_size=SHUFFLE_BUFFER)
         return split_dataset_by_node(shuffled, self.rank, self.world_size)
+
+
+def refuse_mostly_unreadable(lost: int, rows: int) -> None:
+    """Raises an error if more than half of the rows were unreadable."""
+    if 2 * lost > rows:
+        raise ValueError(f"more than half of the streamed images are unreadable: {lost} of {rows} so far")

@@ -14,7 +14,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 
-from ..data import LabelledImages, dataset_name, load_captioned_images, load_image_dataset, split_off
+from ..data import (
+    LabelledImages,
+    dataset_name,
+    load_captioned_images,
+    load_image_dataset,
+    split_off,
+    warn_of_unreadable,
+)
 from ..data.labels import SINGLE
 from ..inference.opening import best_device, checkpoint_name, open_pretrained
 from ..inference.scores import predicts_values, problem_of
@@ -128,10 +135,11 @@ def chosen_split(arguments: SplitArguments, data: LabelledImages) -> Dataset:
     return data.splits[arguments.split]
 
 
-def counts(data: LabelledImages) -> dict:
-    """Numbers of images by split, what was read of the source, and the unreadable images."""
+def counts(data: LabelledImages, unreadable: Sequence[str]) -> dict:
+    """Numbers of images by split, what was read of the source, and the images that were left out, with a warning."""
+    warn_of_unreadable(unreadable)
     images = {split: len(rows) for split, rows in data.splits.items()}
-    return {"images": images, "data": data.reading.report(), "skipped_images": data.skipped}
+    return {"images": images, "data": data.reading.report(), "skipped_images": [*data.skipped, *unreadable]}
 
 
 def keep_fraction(data: LabelledImages, fraction: float, seed: int) -> None:
@@ -160,12 +168,14 @@ class FrozenFeatures(NamedTuple):
         data: The images.
         extractor: The feature extractor.
         by_split: Features by split.
+        counts: What was read and left out.
         seconds: Time of the forward passes.
     """
 
     data: LabelledImages
     extractor: FeatureExtractor
     by_split: dict[str, Features]
+    counts: dict
     seconds: float
 
 
@@ -176,22 +186,25 @@ def frozen_features(name: str, arguments: FeatureArguments, splits: Sequence[str
     extractor = open_extractor(name, arguments.pooling, arguments.random_weights, arguments.seed)
     started = time.perf_counter()
     by_split = {
-        split: extract_features(extractor, data.splits[split], arguments.batch_size, arguments.bf16, split)
+        split: extract_features(
+            extractor, data.splits[split], arguments.batch_size, arguments.bf16, split, data.strict_images
+        )
         for split in splits
     }
-    return FrozenFeatures(data, extractor, by_split, time.perf_counter() - started)
+    unreadable = [line for features in by_split.values() for line in features.unreadable]
+    return FrozenFeatures(data, extractor, by_split, counts(data, unreadable), time.perf_counter() - started)
 
 
 def measure_knn(name: str, arguments: FeatureArguments) -> Measured:
     """Classifies test images by the weighted votes of their nearest training images, as in DINO."""
-    data, extractor, features, seconds = frozen_features(name, arguments, ("train", "test"))
+    data, extractor, features, counted, seconds = frozen_features(name, arguments, ("train", "test"))
     report = knn_report(features["train"], features["test"], len(data.label_names))
     best = max(report, key=lambda k: report[k]["accuracy"])
     images = len(features["test"].labels)
     return Measured(
         extractor.model,
         extractor.processor,
-        {"metrics": report, "seconds_of_features": seconds, **counts(data)},
+        {"metrics": report, "seconds_of_features": seconds, **counted},
         {"knn.png": partial(knn_figure, report)},
         f"k-NN accuracy {report[best]['accuracy']:.4f} (k = {best}) on {images} images",
     )
@@ -199,12 +212,13 @@ def measure_knn(name: str, arguments: FeatureArguments) -> Measured:
 
 def measure_linear(name: str, arguments: FeatureArguments) -> Measured:
     """Trains linear classifiers on frozen features for a sweep of learning rates; the validation images choose."""
-    data, extractor, features, seconds = frozen_features(name, arguments, ("train", "validation", "test"))
+    splits = ("train", "validation", "test")
+    data, extractor, features, counted, seconds = frozen_features(name, arguments, splits)
     report = linear_probe(**features, num_labels=len(data.label_names), seed=arguments.seed)
     return Measured(
         extractor.model,
         extractor.processor,
-        {"metrics": report, "seconds_of_features": seconds, **counts(data)},
+        {"metrics": report, "seconds_of_features": seconds, **counted},
         {"linear.png": partial(sweep_figure, report)},
         f"linear probe accuracy {report['accuracy']:.4f} on {len(features['test'].labels)} images",
     )
@@ -225,9 +239,8 @@ def measure_classification(name: str, arguments: SplitArguments) -> Measured:
     problem_type = problem_of(model.config)
     data = load_data(arguments, problem_type)
     split = chosen_split(arguments, data)
-    labels = model_labels(model.config, data.label_names, split["label"][:])
     started = time.perf_counter()
-    logits, _ = run_over_images(
+    logits, labels, unreadable = run_over_images(
         lambda pixel_values: model(pixel_values).logits,
         model.device,
         processor,
@@ -235,10 +248,13 @@ def measure_classification(name: str, arguments: SplitArguments) -> Measured:
         arguments.batch_size,
         arguments.bf16,
         arguments.split,
+        data.strict_images,
     )
     seconds = time.perf_counter() - started
+    labels = model_labels(model.config, data.label_names, labels.tolist())
     names = [model.config.id2label[number] for number in range(logits.shape[1])]
-    found = {"problem_type": problem_type, "split": arguments.split, "seconds_of_logits": seconds, **counts(data)}
+    found = {"problem_type": problem_type, "split": arguments.split, "seconds_of_logits": seconds}
+    found |= counts(data, unreadable)
     if problem_type == SINGLE:
         report = classification_report(logits, labels, model.config.id2label)
         figures = label_figures(labels, logits, names, report)
@@ -264,7 +280,7 @@ def measure_zero_shot(name: str, arguments: ZeroShotArguments) -> Measured:
     data = load_data(arguments)
     names = label_names(arguments.labels, data.label_names)
     classes = class_features(towers, names, templates, arguments.batch_size, arguments.bf16)
-    features, labels = run_over_images(
+    features, labels, unreadable = run_over_images(
         towers.encode_images,
         towers.model.device,
         towers.image_processor,
@@ -272,6 +288,7 @@ def measure_zero_shot(name: str, arguments: ZeroShotArguments) -> Measured:
         arguments.batch_size,
         arguments.bf16,
         arguments.split,
+        data.strict_images,
     )
     logits = towers.scale * features @ classes.T
     report = classification_report(logits, labels, distinct_names(names))
@@ -279,7 +296,8 @@ def measure_zero_shot(name: str, arguments: ZeroShotArguments) -> Measured:
     return Measured(
         towers.model,
         towers.image_processor,
-        {"metrics": report, "split": arguments.split, "templates": templates, "labels": names, **counts(data)},
+        {"metrics": report, "split": arguments.split, "templates": templates, "labels": names}
+        | counts(data, unreadable),
         label_figures(labels, logits, names, report),
         f"zero-shot accuracy {report['accuracy']:.4f}{top5} on {len(labels)} images",
     )
@@ -300,8 +318,15 @@ def measure_faithfulness(name: str, arguments: FaithfulnessArguments) -> Measure
         with torch.inference_mode(False):  # gradients need tensors of their own
             return method_curves(model, pixel_values.clone(), methods, generator, arguments.steps).flatten(1)
 
-    values, _ = run_over_images(
-        curves, model.device, processor, split, arguments.batch_size, arguments.bf16, arguments.split
+    values, _, unreadable = run_over_images(
+        curves,
+        model.device,
+        processor,
+        split,
+        arguments.batch_size,
+        arguments.bf16,
+        arguments.split,
+        data.strict_images,
     )
     report = faithfulness_report(values.view(len(values), len(methods), 2, arguments.steps + 1), methods)
     lines = [
@@ -312,7 +337,7 @@ def measure_faithfulness(name: str, arguments: FaithfulnessArguments) -> Measure
     return Measured(
         model,
         processor,
-        {"metrics": report, "split": arguments.split, **counts(data)},
+        {"metrics": report, "split": arguments.split, **counts(data, unreadable)},
         {"curves.png": partial(faithfulness_figure, report)},
         "\n".join(lines),
     )
@@ -327,20 +352,23 @@ def measure_retrieval(name: str, arguments: RetrievalArguments) -> Measured:
         text_column=arguments.text_column,
         **arguments.source_options(),
     )
-    captions = data.rows["text"][:]
+    rows = data.rows.remove_columns("text").add_column("label", range(len(data.rows)))
+    images, numbers, unreadable = run_over_images(
+        towers.encode_images,
+        towers.model.device,
+        towers.image_processor,
+        rows,
+        arguments.batch_size,
+        arguments.bf16,
+        arguments.split,
+        data.strict_images,
+    )
+    warn_of_unreadable(unreadable)
+    captions = data.rows.select(numbers.tolist())["text"][:]
     words = [text for of_image in captions for text in of_image]
     number_of = {text: number for number, text in enumerate(dict.fromkeys(words))}
     texts = towers.encode_texts(words, arguments.batch_size, arguments.bf16)
     owners = torch.repeat_interleave(torch.tensor([len(of_image) for of_image in captions]))
-    images, _ = run_over_images(
-        towers.encode_images,
-        towers.model.device,
-        towers.image_processor,
-        data.rows.remove_columns("text").add_column("label", range(len(captions))),
-        arguments.batch_size,
-        arguments.bf16,
-        arguments.split,
-    )
     report = retrieval_report(images, texts, owners, torch.tensor([number_of[text] for text in words]))
     lines = []
     for way, metrics in report.items():
@@ -351,7 +379,7 @@ def measure_retrieval(name: str, arguments: RetrievalArguments) -> Measured:
         "captions": len(texts),
         "distinct_captions": len(number_of),
         "data": data.reading.report(),
-        "skipped_images": data.skipped,
+        "skipped_images": data.skipped + unreadable,
     }
     report = {"metrics": report, "split": arguments.split, **found}
     return Measured(towers.model, towers.image_processor, report, {}, "\n".join(lines))

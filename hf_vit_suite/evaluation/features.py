@@ -1,7 +1,7 @@
 """One feature vector per image, from any image model of transformers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from datasets import Dataset
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig, PreTrainedModel
 
-from ..data import ImageTransform, apply_transform, collate_images, evaluation_transform
+from ..data import ImageTransform, apply_transform, collate_images, evaluation_transform, has_label
 from ..inference.opening import best_device, open_pretrained
 
 POOLINGS = ("default", "cls", "mean")
@@ -23,10 +23,12 @@ class Features:
     Args:
         values: `[images, width]`, float32, on the CPU.
         labels: `[images]`, label numbers.
+        unreadable: A line for each image that could not be decoded and is left out.
     """
 
     values: Tensor
     labels: Tensor
+    unreadable: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,9 @@ def extract_features(
     batch_size: int = 64,
     bf16: bool = False,
     description: str = "features",
+    strict: bool = False,
 ) -> Features:
-    """Features of every image of a split, each seen once.
+    """Features of every readable image of a split, each seen once.
 
     Args:
         extractor: From `open_extractor`.
@@ -125,9 +128,12 @@ def extract_features(
         batch_size: Images per forward pass.
         bf16: Whether to compute in bfloat16.
         description: Text of the progress bar.
+        strict: Raise an error on an unreadable image.
     """
     return Features(
-        *run_over_images(extractor, extractor.model.device, extractor.processor, split, batch_size, bf16, description)
+        *run_over_images(
+            extractor, extractor.model.device, extractor.processor, split, batch_size, bf16, description, strict
+        )
     )
 
 
@@ -140,9 +146,15 @@ def run_over_images(
     batch_size: int,
     bf16: bool,
     description: str,
-) -> tuple[Tensor, Tensor]:
-    """Applies `compute` to every image; returns its values `[images, values]` in float32 and the labels `[images]`."""
-    rows = apply_transform(split, ImageTransform(evaluation_transform(processor)))
+    strict: bool = False,
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Applies `compute` to every readable image.
+
+    Returns:
+        Its values `[images, values]` in float32, the labels `[images]` or `[images, labels]`, and a line for each
+        unreadable image.
+    """
+    rows = apply_transform(split, ImageTransform(evaluation_transform(processor)), strict, description)
     workers = 0 if device.type == "cpu" else 4
     loader = DataLoader(rows, batch_size=batch_size, collate_fn=collate_images, num_workers=workers)
     values, labels = [], []
@@ -150,4 +162,5 @@ def run_over_images(
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             values.append(compute(batch["pixel_values"].to(device)).float().cpu())
         labels.append(batch["labels"])
-    return torch.cat(values), torch.cat(labels)
+    kept = has_label(torch.cat(labels))
+    return torch.cat(values)[kept], torch.cat(labels)[kept], rows.problems()

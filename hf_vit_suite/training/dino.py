@@ -29,10 +29,11 @@ from transformers.utils.generic import ModelOutput
 
 from ..config_overrides import height_and_width, parse_image_size
 from ..data import (
+    ImageTransform,
     LabelledImages,
     MultiCropTransform,
     UnlabelledImages,
-    decode_image,
+    apply_transform,
     evaluation_transform,
     input_size,
     load_image_dataset,
@@ -329,6 +330,7 @@ class NeighbourAccuracy(TrainerCallback):
         )
         self.num_labels = len(images.label_names)
         self.knn_steps = knn_steps
+        self.strict_images = images.strict_images
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if state.global_step == 0:
@@ -347,7 +349,9 @@ class NeighbourAccuracy(TrainerCallback):
         model = self.trainer.model.base_model
         was_training = model.training
         encoder = FeatureExtractor(model.eval(), self.trainer.processing_class)
-        features = [extract_features(encoder, split) for split in (self.voters, self.queries)]
+        features = [
+            extract_features(encoder, split, strict=self.strict_images) for split in (self.voters, self.queries)
+        ]
         model.train(was_training)
         (accuracies,) = knn_report(*features, self.num_labels, (NEIGHBOURS,)).values()
         self.trainer.log({"knn_accuracy": accuracies["accuracy"]})
@@ -439,8 +443,9 @@ def callbacks(run: Run) -> list[TrainerCallback]:
 
 def first_images(run: Run) -> Tensor:
     """The first images, not augmented, `[images, channels, height, width]`."""
-    transform, rows = evaluation_transform(run.processor), islice(run.data.training.rows, FIGURE_IMAGES)
-    return torch.stack([transform(decode_image(row["image"])) for row in rows])
+    transform = ImageTransform(evaluation_transform(run.processor))
+    rows = islice(apply_transform(run.data.training.rows, transform, name="train"), FIGURE_IMAGES)
+    return torch.stack([row["pixel_values"] for row in rows])
 
 
 def attention_of_teacher(run: Run) -> Figure:

@@ -28,10 +28,12 @@ from ..data import (
     collate_images,
     dataset_name,
     evaluation_transform,
+    has_label,
     load_image_dataset,
     training_transform,
 )
 from ..data.labels import MULTI, REGRESSION, SINGLE
+from ..data.rows import EvaluationRows
 from ..evaluation.multi_label import best_thresholds, multi_label_report
 from ..evaluation.plots import prediction_figures
 from ..evaluation.problems import PROBLEMS, Problem
@@ -253,7 +255,9 @@ class ClassificationTrainer(SuiteTrainer):
             pixel_values, labels = self.mixer(pixel_values, labels)
         outputs = model(pixel_values)
         if not model.training:
-            loss = LOSSES[self.problem_type](outputs.logits, labels)
+            kept = has_label(labels)
+            # Rows in the place of unreadable images do not count; a batch of them alone has no mean.
+            loss = LOSSES[self.problem_type](outputs.logits[kept], labels[kept]) if kept.any() else kept.sum().float()
         elif self.teacher is None:
             loss = self.label_loss(outputs.logits, labels)
         else:
@@ -365,10 +369,8 @@ def trainer_options(run: Run) -> dict[str, Any]:
         "row_weights": row_weights(data) if method.balanced_sampling else None,
         "teacher": Teacher(method.teacher, data.label_names, run.processor) if method.teacher is not None else None,
         "average": WeightAverage(method.ema_decay, run.resume_from) if method.ema_decay else None,
-        "eval_dataset": apply_transform(
-            data.splits["validation"], ImageTransform(evaluation_transform(run.processor))
-        ),
-        "compute_metrics": problem.metrics,
+        "eval_dataset": evaluation_rows(run, "validation"),
+        "compute_metrics": lambda output: problem.metrics(readable_only(output)),
         "preprocess_logits_for_metrics": first_output,
     }
 
@@ -395,11 +397,8 @@ def callbacks(run: Run) -> list[TrainerCallback]:
 def report(run: Run) -> dict:
     """Measures the validation and test images."""
     trainer, data = run.trainer, run.data
-    transform = ImageTransform(evaluation_transform(run.processor))
-    outputs = {
-        split: trainer.predict(apply_transform(data.splits[split], transform), metric_key_prefix=split)
-        for split in ("validation", "test")
-    }
+    rows = {"validation": trainer.eval_dataset, "test": evaluation_rows(run, "test")}
+    outputs = {split: readable_only(trainer.predict(part, metric_key_prefix=split)) for split, part in rows.items()}
     run.measured = outputs["test"]
     thresholds = keep_thresholds(run, outputs["validation"]) if data.problem_type == MULTI else None
     images = {split: len(output.label_ids) for split, output in outputs.items()}
@@ -411,11 +410,23 @@ def report(run: Run) -> dict:
         **({} if thresholds is None else {"thresholds": dict(zip(data.label_names, thresholds, strict=True))}),
         "images": images,
         "data": data.reading.report(),
-        "skipped_images": data.skipped,
+        "skipped_images": data.skipped + trainer.unreadable_images(*rows.values()),
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
         "parameters": trainer.model.num_parameters(),
     }
+
+
+def evaluation_rows(run: Run, split: str) -> EvaluationRows | IterableDataset:
+    """The images of a split as the image processor prepares them."""
+    transform = ImageTransform(evaluation_transform(run.processor))
+    return apply_transform(run.data.splits[split], transform, run.data.strict_images, split)
+
+
+def readable_only(output: PredictionOutput) -> PredictionOutput:
+    """Leaves out the rows in the place of unreadable images."""
+    kept = has_label(torch.from_numpy(output.label_ids)).numpy()
+    return output if kept.all() else PredictionOutput(output.predictions[kept], output.label_ids[kept], None)
 
 
 def keep_thresholds(run: Run, validation: PredictionOutput) -> list[float]:
@@ -439,8 +450,7 @@ def split_metrics(output: PredictionOutput, data: LabelledImages, thresholds: li
 
 def first_test_images(run: Run, number: int) -> Tensor:
     """The first test images, `[images, channels, height, width]`, normalised."""
-    transform = ImageTransform(evaluation_transform(run.processor))
-    rows = islice(apply_transform(run.data.splits["test"], transform), number)
+    rows = islice(evaluation_rows(run, "test"), number)
     return torch.stack([row["pixel_values"] for row in rows])
 
 
@@ -478,7 +488,7 @@ def card(run: Run, report: dict, figures: Sequence[str]) -> ModelCard:
         label_names=run.data.label_names,
         images=report["images"],
         metrics=report["metrics"],
-        skipped=len(run.data.skipped),
+        skipped=len(report["skipped_images"]),
         command=run.arguments.call,
         training=training_sentence(trainer, report, trainer.args.train_batch_size)
         + label_sentences(run.data.problem_type, method.class_weights, method.balanced_sampling),

@@ -144,12 +144,19 @@ def augmentation(run: Run) -> MaskedImageTransform:
 
 
 def preview_batch(run: Run) -> tuple[Tensor, Tensor]:
-    """The first images, not augmented, `[images, channels, height, width]`, and the noise `[images, patches]`."""
+    """The first images, not augmented, `[images, channels, height, width]`, and the noise `[images, patches]`.
+
+    Raises:
+        ValueError: If no streamed image is readable.
+    """
     transform = MaskedImageTransform(evaluation_transform(run.processor), run.model.config.patch_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        rows = default_collate(list(islice(apply_transform(run.data.rows, transform), PREVIEW_IMAGES)))
-    return rows["pixel_values"], rows["noise"]
+        rows = list(islice(apply_transform(run.data.rows, transform, run.data.strict_images, "train"), PREVIEW_IMAGES))
+    if not rows:
+        raise ValueError("the streamed training data have no readable image: check --dataset")
+    batch = default_collate(rows)
+    return batch["pixel_values"], batch["noise"]
 
 
 def callbacks(run: Run) -> list[TrainerCallback]:

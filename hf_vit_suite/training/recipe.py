@@ -194,7 +194,9 @@ def build_trainer(recipe: Recipe, run: Run) -> SuiteTrainer:
         model=run.model,
         args=training,
         data_collator=recipe.collate(run),
-        train_dataset=training_rows(recipe.training_split(run.data), recipe.transform(run), training),
+        train_dataset=training_rows(
+            recipe.training_split(run.data), recipe.transform(run), training, run.arguments.data.strict_images
+        ),
         processing_class=run.processor,
         **recipe.trainer_options(run),
     )

@@ -206,7 +206,7 @@ def pretraining_report(trainer: SuiteTrainer, data: UnlabelledImages | Captioned
         "metrics": {"loss": history[-1]["train_loss"]} | metrics,
         "images": {"train": None if isinstance(data.rows, IterableDataset) else len(data.rows)},
         "data": data.reading.report(),
-        "skipped_images": data.skipped,
+        "skipped_images": data.skipped + trainer.unreadable_images(),
         "epochs": trainer.state.epoch,
         "steps": trainer.state.global_step,
         "parameters": trainer.model.num_parameters(),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data import AugmentedImages, AugmentedStream, RowTransform
+from ..data import AugmentedImages, AugmentedStream, ReadableRows, RowTransform, warn_of_unreadable
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks?|layers?)\.(\d+)\.")
 EMBEDDING = re.compile(r"(?:^|\.)embeddings?\.")
@@ -62,21 +62,21 @@ class SkippedSteps(TrainerCallback):
 
 
 def training_rows(
-    rows: Dataset | IterableDataset, transform: RowTransform, arguments: TrainingArguments
+    rows: Dataset | IterableDataset, transform: RowTransform, arguments: TrainingArguments, strict_images: bool = False
 ) -> AugmentedImages | AugmentedStream:
     """Training rows, transformed when they are read.
 
     Raises:
-        ValueError: If a stream has no readable image, or `max_steps` is missing for a stream.
+        ValueError: If a stream has no image, or `max_steps` is missing for a stream.
     """
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
     if not isinstance(rows, IterableDataset):
-        return AugmentedImages(rows, transform, seed)
+        return AugmentedImages(rows, transform, seed, strict_images)
     if arguments.max_steps <= 0:
         raise ValueError("a streamed data set has no length: give --max_steps")
     if next(iter(rows), None) is None:
-        raise ValueError("the streamed training data have no readable image: check --dataset")
-    return AugmentedStream(rows, transform, seed)
+        raise ValueError("the streamed training data have no image: check --dataset")
+    return AugmentedStream(rows, transform, seed, strict=strict_images)
 
 
 def loader_generator(arguments: TrainingArguments) -> torch.Generator:
@@ -153,6 +153,21 @@ class SuiteTrainer(Trainer):
             self.args.dataloader_drop_last = drop_last
         getattr(loader, "base_dataloader", loader).generator = loader_generator(self.args)
         return loader
+
+    def unreadable_images(self, *splits: torch.utils.data.Dataset) -> list[str]:
+        """A line for each image that could not be decoded, whichever process read it; all processes must call this.
+
+        Args:
+            *splits: Rows that were read; streams name theirs while they are read.
+        """
+        lines = []
+        for rows in (self.train_dataset, *splits):
+            if isinstance(rows, ReadableRows):
+                found = self.accelerator.reduce(rows.unreadable.to(self.args.device, torch.int32), "sum")
+                lines += rows.problems(found.cpu() > 0)
+        if self.is_world_process_zero():
+            warn_of_unreadable(lines)
+        return lines
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return sorted(decayed_parameter_names(model, self.decays_tokens))

@@ -88,7 +88,6 @@ def test_paths_are_found_relative_to_the_file(tmp_path: Path, where: str):
     [
         ([[content, content] for content in BYTES], "a row holds 2 images, expected one"),
         ([(pixels / 255).tolist() for pixels in PIXELS], "float64: give PIL images or 8-bit values"),
-        ([f"gone/{number}.png" for number in range(NUMBER)], "has no readable image|gone/0.png"),
     ],
 )
 def test_what_is_no_image_is_told_in_one_line(tmp_path: Path, column: list, message: str):

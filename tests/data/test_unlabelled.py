@@ -12,7 +12,6 @@ from transformers import ViTImageProcessor
 
 from hf_vit_suite.data import (
     AugmentedImages,
-    ImageDecodingError,
     MaskedImageTransform,
     decode_image,
     evaluation_transform,
@@ -60,24 +59,8 @@ def test_parquet_needs_no_label_column(tmp_path: Path):
         load_unlabelled_images(str(tmp_path / "train.parquet"), image_column="photo")
 
 
-def test_unreadable_pictures_are_left_out_or_refused(tmp_path: Path):
-    save_pictures(tmp_path, 3)[1].write_bytes(b"no picture")
-    data = load_unlabelled_images(str(tmp_path))
-    assert shades(data.rows) == [0, 2]
-    assert "1.png" in data.skipped[0]
-    assert shades(load_unlabelled_images(str(tmp_path), streaming=True).rows) == [0, 2]
-    with pytest.raises(ValueError, match=r"1 unreadable images.*1\.png"):
-        load_unlabelled_images(str(tmp_path), strict_images=True)
-    with pytest.raises(ImageDecodingError):
-        list(load_unlabelled_images(str(tmp_path), streaming=True, strict_images=True).rows)
-
-
-def test_folder_without_a_readable_picture_is_refused(tmp_path: Path):
+def test_folder_without_a_picture_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="there is no image in this folder or below"):
-        load_unlabelled_images(str(tmp_path))
-    for path in save_pictures(tmp_path, 2):
-        path.write_bytes(b"")
-    with pytest.raises(ValueError, match="has no readable image"):
         load_unlabelled_images(str(tmp_path))
 
 

@@ -227,9 +227,10 @@ def test_checkpoint_of_another_family_is_refused(recipe: TinyRecipe, run_command
 def test_unreadable_images_are_counted_or_stop_the_run(recipe: TinyRecipe, run_command, tmp_path: Path):
     data = recipe.data(tmp_path / "data")
     (data / "red" / "3.png").write_bytes(b"")
-    command = recipe.command(dataset=data, output_dir=tmp_path / "out", max_steps=1, save_strategy="no")
+    whole = {"num_train_epochs": 1, "per_device_train_batch_size": 12}
+    command = recipe.command(dataset=data, output_dir=tmp_path / "out", save_strategy="no", **whole)
     strict = run_command(*command, "--strict_images", check=False)
-    assert_one_line_error(strict, "1 unreadable images", "3.png")
+    assert_one_line_error(strict, "3.png is no readable image")
     run_command(*command)
     assert len(report(tmp_path / "out")["skipped_images"]) == 1
     assert "1 unreadable images were left out" in (tmp_path / "out" / "README.md").read_text()
