@@ -94,7 +94,11 @@ class EvaluationTransform:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """A PIL RGB image -> `[channels, height, width]`."""
-        return self.image_processor(image, return_tensors="pt").pixel_values[0]
+        return self.together([image])[0]
+
+    def together(self, images: list[Image.Image]) -> Tensor:
+        """PIL RGB images -> `[images, channels, height, width]`; a call for many takes a fraction of many calls."""
+        return self.image_processor(images, return_tensors="pt").pixel_values
 
 
 def evaluation_transform(image_processor) -> EvaluationTransform:
@@ -126,7 +130,11 @@ class ImageTransform:
 
         Rows without labels give images alone.
         """
-        made = {"pixel_values": [self.transform(decode_image(image)) for image in rows["image"]]}
+        images = [decode_image(image) for image in rows["image"]]
+        if isinstance(self.transform, EvaluationTransform):
+            made = {"pixel_values": list(self.transform.together(images))}
+        else:
+            made = {"pixel_values": [self.transform(image) for image in images]}
         return made | ({"labels": rows["label"]} if "label" in rows else {})
 
 

@@ -1,64 +1,59 @@
 """Multi-crop augmentation for DINO, and block-wise patch masks."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from .augmentation import input_size, interpolation
+from .batch_augmentation import augment, cut, draw_boxes, draw_parameters
 from .decoding import decode_image
 
 # The paper blurs with sigma up to 2 pixels at a side of 224; sigma is scaled by the image size.
-BLUR_SIGMA, BLUR_SIDE, BLUR_KERNEL = (0.1, 2.0), 224, 9
-SOLARIZE_THRESHOLD = 128
+BLUR_SIGMA, BLUR_SIDE = (0.1, 2.0), 224
 # iBOT's masks as in DINOv2: half of the crops, 10% to 50% of their patches, in blocks of at least four patches.
 MASKED_CROPS, MASKED_SHARE = 0.5, (0.1, 0.5)
 SMALLEST_BLOCK, BLOCK_ASPECT, BLOCK_TRIES = 4, 0.3, 10
 
 
-def crop_transform(
-    image_processor,
-    size: tuple[int, int],
-    scale: tuple[float, float],
-    *,
-    horizontal_flip: float = 0.5,
-    blur: float = 0.0,
-    solarize: float = 0.0,
-) -> v2.Compose:
-    """Builds the augmentation of one crop (Caron et al. 2021, arXiv 2104.14294, section 3.2, which follows BYOL).
+@dataclass(frozen=True)
+class CropAugmentation:
+    """Draws and augments crops of one size (Caron et al. 2021, arXiv 2104.14294, section 3.2, which follows BYOL).
 
     Args:
-        image_processor: Source of interpolation, mean and standard deviation; its size scales the blur.
-        size: (height, width) of the crop in pixels.
+        size: (height, width) of a crop in pixels.
         scale: Smallest and largest fraction of the image's area.
-        horizontal_flip: Probability of a horizontal flip.
-        blur: Probability of a Gaussian blur.
-        solarize: Probability of solarisation (inverting bright pixels).
-
-    Returns:
-        Transform of a uint8 image tensor `[channels, height, width]` to a float tensor.
+        flip: Probability of a horizontal flip.
+        blur: Probability of a Gaussian blur, for each crop.
+        solarize: Probability of solarisation (inverting bright pixels), for each crop.
+        sigma: Smallest and largest standard deviation of the blur in pixels.
+        interpolation: How to resize.
+        mean: Subtracted from each channel of pixels from 0 to 1.
+        std: Divides each channel.
     """
-    sigma = [value * max(input_size(image_processor)) / BLUR_SIDE for value in BLUR_SIGMA]
-    steps: list[Callable] = [
-        v2.RandomResizedCrop(size, scale=scale, interpolation=interpolation(image_processor)),
-        v2.RandomHorizontalFlip(horizontal_flip),
-        v2.RandomApply([v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)], p=0.8),
-        v2.RandomGrayscale(p=0.2),
-    ]
-    if blur:
-        kernel = min(BLUR_KERNEL, 2 * min(size) - 1)  # half of it is padded by reflection, which a side must exceed
-        steps.append(v2.RandomApply([v2.GaussianBlur(kernel, sigma)], p=blur))
-    if solarize:
-        steps.append(v2.RandomSolarize(SOLARIZE_THRESHOLD, p=solarize))
-    steps.append(v2.ToDtype(torch.float32, scale=True))
-    if getattr(image_processor, "do_normalize", False):
-        steps.append(v2.Normalize(image_processor.image_mean, image_processor.image_std))
-    return v2.Compose([*steps, v2.ToPureTensor()])
+
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    flip: float
+    blur: tuple[float, ...]
+    solarize: tuple[float, ...]
+    sigma: tuple[float, float]
+    interpolation: InterpolationMode
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """8-bit image `[3, height, width]` -> crops `[crops, 3, height, width]`, normalised."""
+        boxes = draw_boxes(tuple(image.shape[-2:]), len(self.blur), self.scale)
+        crops = augment(
+            cut(image, boxes, self.size, self.interpolation),
+            draw_parameters(self.flip, self.blur, self.solarize, self.sigma),
+        )
+        shape = (1, -1, 1, 1)
+        return crops.sub_(torch.tensor(self.mean).view(shape)).div_(torch.tensor(self.std).view(shape))
 
 
 @dataclass(frozen=True)
@@ -66,15 +61,13 @@ class MultiCropTransform:
     """Decodes images and draws two global and several local crops of each.
 
     Args:
-        global_transforms: One transform per global crop, from a uint8 image tensor to a float tensor.
-        local_transform: Transform of the local crops.
-        num_local: Number of local crops, 0 for none.
+        global_crops: Draws the global crops.
+        local_crops: Draws the local crops; None for none.
         patch_size: Side of a patch in pixels; if given, block-wise masks of the global crops are drawn too.
     """
 
-    global_transforms: tuple[Callable[[Tensor], Tensor], ...]
-    local_transform: Callable[[Tensor], Tensor]
-    num_local: int
+    global_crops: CropAugmentation
+    local_crops: CropAugmentation | None
     patch_size: int | None = None
     columns: ClassVar[tuple[str, ...]] = ("image",)
 
@@ -88,19 +81,18 @@ class MultiCropTransform:
             One tensor per row: `pixel_values` `[2, channels, height, width]`; with local crops `local_pixel_values`
             `[local crops, channels, height, width]`; with a patch size `bool_masked_pos` `[2, patches]`.
         """
-        made = [self.crops(decode_image(image)) for image in rows["image"]]
+        made = [self.crops(v2.functional.to_image(decode_image(image))) for image in rows["image"]]
         return {name: [row[name] for row in made] for name in made[0]}
 
-    def crops(self, image: Image.Image) -> dict[str, Tensor]:
-        """Draws the crops and masks of one image."""
-        pixels = v2.functional.to_image(image)
-        row = {"pixel_values": torch.stack([transform(pixels) for transform in self.global_transforms])}
-        if self.num_local:
-            row["local_pixel_values"] = torch.stack([self.local_transform(pixels) for _ in range(self.num_local)])
+    def crops(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Draws the crops and masks of one 8-bit image `[3, height, width]`."""
+        row = {"pixel_values": self.global_crops(pixels)}
+        if self.local_crops is not None:
+            row["local_pixel_values"] = self.local_crops(pixels)
         if self.patch_size is not None:
             height, width = row["pixel_values"].shape[-2:]
             grid = (height // self.patch_size, width // self.patch_size)
-            row["bool_masked_pos"] = torch.stack([random_mask(grid) for _ in self.global_transforms])
+            row["bool_masked_pos"] = torch.stack([random_mask(grid) for _ in row["pixel_values"]])
         return row
 
 
@@ -134,18 +126,22 @@ def multi_crop_transform(
             f"{local_scale} and {global_scale}"
         )
 
-    def transform(size: tuple[int, int], scale: tuple[float, float], blur: float, solarize: float) -> v2.Compose:
-        return crop_transform(
-            image_processor, size, scale, horizontal_flip=horizontal_flip, blur=blur, solarize=solarize
-        )
-
     size = input_size(image_processor)
     if isinstance(local_size, int):
         local_size = (local_size, local_size)
+    normalises = getattr(image_processor, "do_normalize", False)
+    shared = {
+        "flip": horizontal_flip,
+        "sigma": tuple(value * max(size) / BLUR_SIDE for value in BLUR_SIGMA),
+        "interpolation": interpolation(image_processor),
+        "mean": tuple(image_processor.image_mean) if normalises else (0.0,),
+        "std": tuple(image_processor.image_std) if normalises else (1.0,),
+    }
+    local_blur, none = (0.5,) * num_local, (0.0,) * num_local
+    local_crops = CropAugmentation(local_size, (local_scale, global_scale), blur=local_blur, solarize=none, **shared)
     return MultiCropTransform(
-        (transform(size, (global_scale, 1.0), 1.0, 0.0), transform(size, (global_scale, 1.0), 0.1, 0.2)),
-        transform(local_size, (local_scale, global_scale), 0.5, 0.0),
-        num_local,
+        CropAugmentation(size, (global_scale, 1.0), blur=(1.0, 0.1), solarize=(0.0, 0.2), **shared),
+        local_crops if num_local else None,
         patch_size,
     )
 

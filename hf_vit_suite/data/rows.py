@@ -131,6 +131,15 @@ class EvaluationRows(ReadableRows):
     """Transformed rows of which each counts once: what replaces an unreadable one has no label, so that metrics can
     leave it out (see `has_label`)."""
 
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        if self.unreadable[indices].any():
+            return super().__getitems__(indices)
+        try:
+            made = self.transform(self.rows[indices])
+        except ImageDecodingError:
+            return super().__getitems__(indices)
+        return [dict(zip(made, values, strict=True)) for values in zip(*made.values(), strict=True)]
+
     def replacement(self, row: dict) -> dict:
         labels = row["labels"]
         return row | {"labels": [math.nan] * len(labels) if isinstance(labels, list) else NO_LABEL}
