@@ -97,6 +97,8 @@ class ReadableRows(torch.utils.data.Dataset):
             raise error
         self.unreadable[index] = True
         number = int(self.unreadable.count_nonzero())
+        if number <= MOST_NAMED:  # a run may take days, and a plain Trainer names none at its end
+            logger.warning("the next readable image takes the place of one: %s", error)
         if 2 * number > len(self):
             raise ValueError(
                 f"more than half of the images of the {self.name} split are unreadable: {number} of {len(self)} so "

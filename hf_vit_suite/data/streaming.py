@@ -16,7 +16,7 @@ from .rows import SkipUnreadable
 # Undecoded rows in the shuffle buffer: rows closer together than this in the source are mixed.
 SHUFFLE_BUFFER = 1000
 # Rows of a pass that a worker reads before it stops because most are unreadable.
-JUDGED_AFTER = 100
+JUDGED_AFTER = 1000
 
 
 def image_number(image: Mapping | None) -> int:

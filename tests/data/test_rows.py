@@ -93,6 +93,11 @@ def test_unreadable_rows_give_way_to_the_next_and_are_named(folder, workers: int
     assert "skipped 3 unreadable images: " in caplog.text
 
 
+def test_first_unreadable_rows_are_named_when_they_are_met(folder, caplog: pytest.LogCaptureFixture):
+    load(AugmentedImages(labelled(folder(16, *range(1, 15, 2))), TRANSFORM, seed=1))
+    assert caplog.text.count("the next readable image takes the place of one: ") == 5
+
+
 def test_an_unreadable_row_is_tried_once(folder, monkeypatch: pytest.MonkeyPatch):
     tried = []
 
