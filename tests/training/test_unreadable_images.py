@@ -60,11 +60,10 @@ def test_every_process_tells_of_the_images_that_it_read(colours: Path, run_pytho
     assert report(tmp_path / "out")["images"] == {"validation": 23, "test": 22, "train": 24}
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_mostly_unreadable_images_stop_a_run_with_one_line(colours: Path, workers: str, run_command, tmp_path: Path):
+def test_mostly_unreadable_images_stop_a_run_with_one_line(colours: Path, run_command, tmp_path: Path):
     for path in (*colours.glob("train/red/*.png"), *colours.glob("train/blue/*.png")):
         path.write_bytes(b"")
-    result = run_command(*finetune(colours, tmp_path / "out", "--dataloader_num_workers", workers), check=False)
+    result = run_command(*finetune(colours, tmp_path / "out", "--dataloader_num_workers", "2"), check=False)
     assert_one_line_error(result, "more than half of the images of the train split are unreadable: 1")
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
@@ -76,7 +75,7 @@ def test_streamed_run_leaves_unreadable_images_out(colours: Path, run_command, t
     assert "3.png is no readable image" in result.stderr
 
 
-@pytest.mark.parametrize("method", ["knn", "linear", "classification"])
+@pytest.mark.parametrize("method", ["knn", "classification"])
 def test_evaluation_leaves_unreadable_images_out(method: str, colours: Path, tmp_path: Path):
     model = tmp_path / "model"
     hf_vit_suite.finetune(
@@ -86,7 +85,7 @@ def test_evaluation_leaves_unreadable_images_out(method: str, colours: Path, tmp
     )  # fmt: skip
     options = {"dataset": str(colours), "output_dir": str(tmp_path / "out")}
     found = hf_vit_suite.evaluate(method, str(model), **options)
-    splits = {"knn": ("train", "test"), "linear": ("train", "val", "test"), "classification": ("test",)}[method]
+    splits = {"knn": ("train", "test"), "classification": ("test",)}[method]
     assert skipped(tmp_path / "out") == sorted(name for name in BROKEN if name.startswith(splits))
     for name in BROKEN:
         (colours / name).unlink()
