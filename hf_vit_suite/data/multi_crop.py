@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from .augmentation import input_size, interpolation
+from .batch_augmentation import augment, cut, draw_boxes, draw_parameters
 from .decoding import decode_image
-from .pixels import augment, cut, draw_crops
 
 # The paper blurs with sigma up to 2 pixels at a side of 224; sigma is scaled by the image size.
 BLUR_SIGMA, BLUR_SIDE = (0.1, 2.0), 224
@@ -47,14 +47,13 @@ class CropAugmentation:
 
     def __call__(self, image: Tensor) -> Tensor:
         """8-bit image `[3, height, width]` -> crops `[crops, 3, height, width]`, normalised."""
-        drawn = draw_crops(tuple(image.shape[-2:]), self.scale, self.flip, self.blur, self.solarize, self.sigma)
-        crops = torch.empty(len(drawn), 3, *self.size)
-        # Operations take less time in this mode. The result is made outside of it, so that models can train on it.
-        with torch.inference_mode():
-            for parameters, out in zip(drawn, crops.unbind(), strict=True):
-                crop = cut(image, parameters.box, self.size, self.interpolation)
-                augment(crop, parameters, self.mean, self.std, out)
-        return crops
+        boxes = draw_boxes(tuple(image.shape[-2:]), len(self.blur), self.scale)
+        crops = augment(
+            cut(image, boxes, self.size, self.interpolation),
+            draw_parameters(self.flip, self.blur, self.solarize, self.sigma),
+        )
+        shape = (1, -1, 1, 1)
+        return crops.sub_(torch.tensor(self.mean).view(shape)).div_(torch.tensor(self.std).view(shape))
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class MultiCropTransform:
             One tensor per row: `pixel_values` `[2, channels, height, width]`; with local crops `local_pixel_values`
             `[local crops, channels, height, width]`; with a patch size `bool_masked_pos` `[2, patches]`.
         """
-        made = [self.crops(v2.functional.pil_to_tensor(decode_image(image))) for image in rows["image"]]
+        made = [self.crops(v2.functional.to_image(decode_image(image))) for image in rows["image"]]
         return {name: [row[name] for row in made] for name in made[0]}
 
     def crops(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -135,8 +134,8 @@ def multi_crop_transform(
         "flip": horizontal_flip,
         "sigma": tuple(value * max(size) / BLUR_SIDE for value in BLUR_SIGMA),
         "interpolation": interpolation(image_processor),
-        "mean": tuple(image_processor.image_mean) if normalises else (0.0,) * 3,
-        "std": tuple(image_processor.image_std) if normalises else (1.0,) * 3,
+        "mean": tuple(image_processor.image_mean) if normalises else (0.0,),
+        "std": tuple(image_processor.image_std) if normalises else (1.0,),
     }
     local_blur, none = (0.5,) * num_local, (0.0,) * num_local
     local_crops = CropAugmentation(local_size, (local_scale, global_scale), blur=local_blur, solarize=none, **shared)
