@@ -143,6 +143,8 @@ class EvaluationRows(ReadableRows):
         return [dict(zip(made, values, strict=True)) for values in zip(*made.values(), strict=True)]
 
     def replacement(self, row: dict) -> dict:
+        if "labels" not in row:
+            return row
         labels = row["labels"]
         return row | {"labels": [math.nan] * len(labels) if isinstance(labels, list) else NO_LABEL}
 

@@ -239,6 +239,7 @@ def measure_classification(name: str, arguments: SplitArguments) -> Measured:
     problem_type = problem_of(model.config)
     data = load_data(arguments, problem_type)
     split = chosen_split(arguments, data)
+    model_labels(model.config, data.label_names, split["label"][:])  # refuses unknown labels before images are read
     started = time.perf_counter()
     logits, labels, unreadable = run_over_images(
         lambda pixel_values: model(pixel_values).logits,

@@ -137,6 +137,11 @@ def test_evaluation_leaves_out_unreadable_rows(folder, several: bool):
     assert [image for image, is_kept in zip(greys(batches), kept, strict=True) if is_kept] == [0, 1, 2, 4, 5]
 
 
+def test_unreadable_row_without_a_label_gives_way_too(folder):
+    rows = apply_transform(load_unlabelled_images(str(folder(4, 1))).rows, TRANSFORM)
+    assert greys([{"pixel_values": [row["pixel_values"] for row in rows]}]) == [0, 2, 2, 3]
+
+
 def test_strict_rows_stop_at_the_first(folder):
     rows = labelled(folder(6, 2, 4))
     for strict in (AugmentedImages(rows, TRANSFORM, 0, strict=True), apply_transform(rows, TRANSFORM, strict=True)):
