@@ -12,12 +12,12 @@ from .layout import SPLIT_NAMES, counted
 from .objects import Source, dataset_name
 from .reading import Reading, describe_reading
 from .request import Opened, Request
+from .rows import first_named
 from .sources import open_source
 from .streaming import image_number
 
 logger = logging.getLogger(__name__)
 
-MOST_NAMED = 5
 PROBLEM_TYPES = (SINGLE, MULTI, REGRESSION)
 
 
@@ -141,7 +141,7 @@ def refuse_or_name(images: Sequence[str], lack: str, strict: bool, source: str) 
     """
     lines = [f"{image} {lack}" for image in images]
     if lines:
-        summary = "; ".join(lines[:MOST_NAMED]) + ("; ..." if len(lines) > MOST_NAMED else "")
+        summary = first_named(lines)
         without = lack.replace("has no", "without a")
         if strict:
             raise ValueError(f"--dataset {source}: {len(lines)} images {without}: {summary}")

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,11 +27,26 @@ def find_problem(image: Any) -> str:
     return ""
 
 
+def first_named(lines: Sequence[str]) -> str:
+    """The first lines in one, for messages."""
+    return "; ".join(lines[:MOST_NAMED]) + ("; ..." if len(lines) > MOST_NAMED else "")
+
+
 def warn_of_unreadable(lines: Sequence[str]) -> None:
     """Logs the number of unreadable images, and names the first."""
     if lines:
-        named = "; ".join(lines[:MOST_NAMED]) + ("; ..." if len(lines) > MOST_NAMED else "")
-        logger.warning("skipped %d unreadable images: %s", len(lines), named)
+        logger.warning("skipped %d unreadable images: %s", len(lines), first_named(lines))
+
+
+def rows_of(columns: dict[str, list]) -> Iterator[dict]:
+    """The rows of a batch of columns."""
+    return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def transform_row(transform: RowTransform, row: dict) -> dict:
+    """Applies a transform of batches to one row."""
+    (made,) = rows_of(transform({name: [value] for name, value in row.items()}))
+    return made
 
 
 class ReadableRows(torch.utils.data.Dataset):
@@ -67,9 +82,7 @@ class ReadableRows(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict]:
         """Returns transformed rows; a DataLoader asks for a batch at once."""
-        columns = self.rows[indices]
-        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
-        return [self.read(index, row) for index, row in zip(indices, rows, strict=True)]
+        return [self.read(index, row) for index, row in zip(indices, rows_of(self.rows[indices]), strict=True)]
 
     def read(self, index: int, row: dict) -> dict:
         """Returns a row transformed, or the next readable one in its place.
@@ -107,8 +120,7 @@ class ReadableRows(torch.utils.data.Dataset):
 
     def transformed(self, index: int, row: dict) -> dict:
         """Applies the transform to one row."""
-        made = self.transform({name: [value] for name, value in row.items()})
-        return {name: values[0] for name, values in made.items()}
+        return transform_row(self.transform, row)
 
     def replacement(self, row: dict) -> dict:
         """What takes the place of an unreadable row in a batch: as it is, in training."""
@@ -118,7 +130,8 @@ class ReadableRows(torch.utils.data.Dataset):
         """Returns a line for each row that could not be decoded.
 
         Args:
-            unreadable: Which rows, `[rows]`, where several processes have read them; default what was read here.
+            unreadable: Mask of the unreadable rows `[rows]`, such as one reduced over all processes; default this
+                process's own.
         """
         marked = self.unreadable if unreadable is None else unreadable
         lines = []
@@ -137,10 +150,9 @@ class EvaluationRows(ReadableRows):
         if self.unreadable[indices].any():
             return super().__getitems__(indices)
         try:
-            made = self.transform(self.rows[indices])
+            return list(rows_of(self.transform(self.rows[indices])))
         except ImageDecodingError:
             return super().__getitems__(indices)
-        return [dict(zip(made, values, strict=True)) for values in zip(*made.values(), strict=True)]
 
     def replacement(self, row: dict) -> dict:
         if "labels" not in row:
@@ -207,22 +219,20 @@ class SkipUnreadable:
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
         found: dict[str, list] = {}
-        for values in zip(*rows.values(), strict=True):
-            row = self.read(dict(zip(rows, values, strict=True)))
-            for name, value in (row or {}).items():
+        for row in rows_of(rows):
+            for name, value in (self.read(row) or {}).items():
                 found.setdefault(name, []).append(value)
         return found
 
     def read(self, row: dict) -> dict | None:
         """Returns a row transformed, or None if it is unreadable."""
         try:
-            made = self.transform({name: [value] for name, value in row.items()})
+            return transform_row(self.transform, row)
         except ImageDecodingError as error:
             if self.strict:
                 raise
             logger.warning("skipped: %s", error)
             return None
-        return {name: values[0] for name, values in made.items()}
 
 
 def apply_transform(

@@ -135,6 +135,18 @@ def chosen_split(arguments: SplitArguments, data: LabelledImages) -> Dataset:
     return data.splits[arguments.split]
 
 
+def over_split(
+    compute: Callable[[Tensor], Tensor],
+    model: PreTrainedModel,
+    processor: Callable,
+    rows: Dataset,
+    arguments: SplitArguments | RetrievalArguments,
+) -> tuple[Tensor, Tensor, list[str]]:
+    """`run_over_images` on the images of `split`, as the arguments say."""
+    shared = (arguments.batch_size, arguments.bf16, arguments.split, arguments.strict_images)
+    return run_over_images(compute, model.device, processor, rows, *shared)
+
+
 def counts(data: LabelledImages, unreadable: Sequence[str]) -> dict:
     """Numbers of images by split, what was read of the source, and the images that were left out, with a warning."""
     warn_of_unreadable(unreadable)
@@ -191,8 +203,9 @@ def frozen_features(name: str, arguments: FeatureArguments, splits: Sequence[str
         )
         for split in splits
     }
+    seconds = time.perf_counter() - started
     unreadable = [line for features in by_split.values() for line in features.unreadable]
-    return FrozenFeatures(data, extractor, by_split, counts(data, unreadable), time.perf_counter() - started)
+    return FrozenFeatures(data, extractor, by_split, counts(data, unreadable), seconds)
 
 
 def measure_knn(name: str, arguments: FeatureArguments) -> Measured:
@@ -241,15 +254,8 @@ def measure_classification(name: str, arguments: SplitArguments) -> Measured:
     split = chosen_split(arguments, data)
     model_labels(model.config, data.label_names, split["label"][:])  # refuses unknown labels before images are read
     started = time.perf_counter()
-    logits, labels, unreadable = run_over_images(
-        lambda pixel_values: model(pixel_values).logits,
-        model.device,
-        processor,
-        split,
-        arguments.batch_size,
-        arguments.bf16,
-        arguments.split,
-        data.strict_images,
+    logits, labels, unreadable = over_split(
+        lambda pixel_values: model(pixel_values).logits, model, processor, split, arguments
     )
     seconds = time.perf_counter() - started
     labels = model_labels(model.config, data.label_names, labels.tolist())
@@ -281,15 +287,8 @@ def measure_zero_shot(name: str, arguments: ZeroShotArguments) -> Measured:
     data = load_data(arguments)
     names = label_names(arguments.labels, data.label_names)
     classes = class_features(towers, names, templates, arguments.batch_size, arguments.bf16)
-    features, labels, unreadable = run_over_images(
-        towers.encode_images,
-        towers.model.device,
-        towers.image_processor,
-        chosen_split(arguments, data),
-        arguments.batch_size,
-        arguments.bf16,
-        arguments.split,
-        data.strict_images,
+    features, labels, unreadable = over_split(
+        towers.encode_images, towers.model, towers.image_processor, chosen_split(arguments, data), arguments
     )
     logits = towers.scale * features @ classes.T
     report = classification_report(logits, labels, distinct_names(names))
@@ -319,16 +318,7 @@ def measure_faithfulness(name: str, arguments: FaithfulnessArguments) -> Measure
         with torch.inference_mode(False):  # gradients need tensors of their own
             return method_curves(model, pixel_values.clone(), methods, generator, arguments.steps).flatten(1)
 
-    values, _, unreadable = run_over_images(
-        curves,
-        model.device,
-        processor,
-        split,
-        arguments.batch_size,
-        arguments.bf16,
-        arguments.split,
-        data.strict_images,
-    )
+    values, _, unreadable = over_split(curves, model, processor, split, arguments)
     report = faithfulness_report(values.view(len(values), len(methods), 2, arguments.steps + 1), methods)
     lines = [
         f"{method}: deletion {metrics['deletion']:.4f}, insertion {metrics['insertion']:.4f}"
@@ -354,15 +344,8 @@ def measure_retrieval(name: str, arguments: RetrievalArguments) -> Measured:
         **arguments.source_options(),
     )
     rows = data.rows.remove_columns("text").add_column("label", range(len(data.rows)))
-    images, numbers, unreadable = run_over_images(
-        towers.encode_images,
-        towers.model.device,
-        towers.image_processor,
-        rows,
-        arguments.batch_size,
-        arguments.bf16,
-        arguments.split,
-        data.strict_images,
+    images, numbers, unreadable = over_split(
+        towers.encode_images, towers.model, towers.image_processor, rows, arguments
     )
     warn_of_unreadable(unreadable)
     captions = data.rows.select(numbers.tolist())["text"][:]

@@ -162,5 +162,6 @@ def run_over_images(
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             values.append(compute(batch["pixel_values"].to(device)).float().cpu())
         labels.append(batch["labels"])
-    kept = has_label(torch.cat(labels))
-    return torch.cat(values)[kept], torch.cat(labels)[kept], rows.problems()
+    every = torch.cat(labels)
+    kept = has_label(every)
+    return torch.cat(values)[kept], every[kept], rows.problems()
